@@ -1,0 +1,1 @@
+"""Weights: loading them, and what is stored beside them."""

@@ -1,0 +1,121 @@
+"""Self-contained HTML pages: one file with tables and drawn figures, readable without a network, light and dark."""
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLOURS = ("#4269d0", "#efb118", "#3ca951", "#ff725c", "#a463f2", "#6cc5b0", "#97bbf5", "#9c6b4e")
+"""The house palette, in the order in which series take their colours."""
+
+_STYLE = """
+:root{--ink:#1d2330;--soft:#5c6675;--line:#dde2ea;--back:#fff;--card:#f7f8fb;--mark:#4269d0}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#9aa4b5;--line:#323a49;--back:#141821;--card:#1c2230}
+ figure svg{background:#fff;border-radius:8px}}
+*{box-sizing:border-box}
+body{margin:0;color:var(--ink);background:var(--back);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1080px;margin:0 auto;padding:28px 20px 80px}
+h1{font-size:28px;line-height:1.2;margin:0 0 6px}h2{font-size:20px;margin:38px 0 10px}
+p{max-width:76ch}.soft,figcaption{color:var(--soft);font-size:14px}
+table{border-collapse:collapse;margin:10px 0;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}
+th,td{padding:6px 14px 6px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th{font-weight:600}td.number,th.number{text-align:right}
+figure{margin:14px 0}figure svg{max-width:100%;height:auto}
+pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px;overflow:auto;
+ white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,Menlo,Consolas,monospace;margin:6px 0}
+.cards{display:flex;flex-wrap:wrap;gap:12px;margin:14px 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px 16px;min-width:130px}
+.card b{display:block;font-size:22px;line-height:1.3}.card span{color:var(--soft);font-size:13px}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:14px}.pair>*{min-width:0}
+@media (max-width:720px){.pair{grid-template-columns:1fr}}
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page under its own heading."""
+
+    title: str
+    """Heading; plain text."""
+    html: str
+    """Body; HTML that is already escaped where it must be."""
+
+
+def page(title: str, sections: Sequence[Section], *, lead: str = "", head: str = "") -> str:
+    """A whole HTML document.
+
+    Args:
+        title: heading and window title; plain text.
+        sections: the parts in order.
+        lead: HTML under the heading, before the first section.
+        head: further style or script elements.
+    """
+    name = html.escape(title)
+    body = "".join(f"<section><h2>{html.escape(each.title)}</h2>{each.html}</section>\n" for each in sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{_STYLE}</style>{head}</head>\n<body><main><h1>{name}</h1>{lead}\n{body}</main></body></html>\n"
+    )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """An HTML table; cells are escaped, and columns that hold only numbers stand on the right."""
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
+
+    def cells(tag: str, row: Sequence[Any]) -> str:
+        marks = [' class="number"' if each else "" for each in numeric]
+        return "".join(f"<{tag}{m}>{html.escape(str(c))}</{tag}>" for c, m in zip(row, marks, strict=True))
+
+    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells('th', headers)}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def cards(values: Sequence[tuple[str, str]]) -> str:
+    """Headline numbers: (value, what it is), both plain text."""
+    inner = "".join(f"<div class=card><b>{html.escape(v)}</b><span>{html.escape(w)}</span></div>" for v, w in values)
+    return f'<div class="cards">{inner}</div>'
+
+
+def new_figure(width: float = 8, height: float = 3.2) -> tuple[Any, Any]:
+    """A matplotlib figure in the house style.
+
+    Args:
+        width, height: inches; 8 fills the page.
+
+    Returns:
+        (figure, axes); draw on the axes, then hand the figure to `figure`.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    axes = drawing.subplots()
+    axes.set_prop_cycle(color=COLOURS)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return drawing, axes
+
+
+def figure(drawing: Any, caption: str = "") -> str:
+    """A matplotlib figure as inline SVG; the same figure gives the same bytes."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "vicuna", "svg.fonttype": "path"}):
+        drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    label = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg[svg.index('<svg') :]}{label}</figure>"
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int | float):
+        return True
+    text = str(value).strip().replace(",", "").removesuffix("%").removesuffix("s").removesuffix("×").strip()
+    try:
+        float(text)
+    except ValueError:
+        return text in ("", "-", "–")
+    return True

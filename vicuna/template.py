@@ -1,0 +1,343 @@
+"""Prompt templates: how messages become one text, and which characters of it the model is to learn.
+
+A template turns messages into `Piece`s. Three are built in; any chat template of a Hugging Face tokenizer works too.
+What a template writes is kept apart from what people wrote, so that nobody can type a control token.
+"""
+
+import functools
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vicuna.conversation import Message
+from vicuna.errors import VicunaError
+from vicuna.files import sha256_text
+
+
+class TemplateError(VicunaError):
+    """The template is unknown, or it cannot say these messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the rendered text."""
+
+    text: str
+    control: bool = False
+    """Written by the template as one special token; text that people wrote is never control."""
+    target: bool = False
+    """The model learns to write this: an answer and the stop that ends it."""
+
+
+class Template(ABC):
+    """How messages become text."""
+
+    name: str
+    adds_bos: bool
+    """Whether the tokenizer's own opening tokens come first (else the text itself holds them)."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end an answer, for templates whose stop is not a special token."""
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """SHA-256 of everything that decides the rendering."""
+
+    @abstractmethod
+    def pieces(self, messages: Sequence[Message], *, open_turn: bool = False) -> list[Piece]:
+        """The rendered text in pieces; with `open_turn` it ends where the assistant begins to speak."""
+
+    @abstractmethod
+    def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """Token ids that end an answer."""
+
+    @abstractmethod
+    def jinja(self, *, generation: bool = False, bos: bool = False, stop: str | None = None) -> str:
+        """The same template for `apply_chat_template`, rendering to the same bytes.
+
+        Args:
+            generation: wrap answers in `{% generation %}`, as TRL and others want for assistant-only loss.
+            bos: start with the tokenizer's BOS token, for servers that add none themselves.
+            stop: the stop token of the tokenizer at hand, where it is not the template's own.
+        """
+
+
+@dataclass(frozen=True)
+class TextTemplate(Template):
+    """A template made of fixed strings around the messages."""
+
+    name: str
+    system: str
+    """What stands in front when a conversation has no system message of its own."""
+    system_end: str
+    user: str
+    user_end: str
+    assistant: str
+    """Up to here goes the prompt that a server sends; it has no trailing space."""
+    answer_lead: str
+    """White space between the assistant's name and the answer; the model writes it, so it is part of the target."""
+    stop: str
+    stop_is_token: bool
+    answer_end: str = ""
+    stop_strings: tuple[str, ...] = ()
+    adds_bos: bool = True
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the template's strings."""
+        return sha256_text(json.dumps(asdict(self), sort_keys=True))
+
+    def pieces(self, messages: Sequence[Message], *, open_turn: bool = False) -> list[Piece]:
+        """The rendered text in pieces.
+
+        Raises:
+            TemplateError: a system message stands after the first message.
+        """
+        first_is_system = bool(messages) and messages[0].role == "system"
+        system = messages[0].content if first_is_system else self.system
+        found = [Piece(system + self.system_end)]
+        for message in messages[first_is_system:]:
+            found += self._message(message)
+        return [*found, Piece(self.assistant)] if open_turn else found
+
+    def _message(self, message: Message) -> list[Piece]:
+        if message.role == "user":
+            return [Piece(self.user + message.content + self.user_end)]
+        if message.role == "system":
+            raise TemplateError(f"template {self.name} takes a system message only as the first one")
+        return [
+            Piece(self.assistant),
+            Piece(self.answer_lead + message.content, target=True),
+            Piece(self.stop, control=self.stop_is_token, target=True),
+            Piece(self.answer_end),
+        ]
+
+    def stop_token(self, tokenizer: Any) -> str:
+        """The special token that stands for the template's stop with this tokenizer.
+
+        It is the template's own where the tokenizer has it as a special token, else the tokenizer's EOS.
+        """
+        if self.stop in tokenizer.all_special_tokens:
+            return self.stop
+        if tokenizer.eos_token is None:
+            raise TemplateError(f"template {self.name} ends answers with {self.stop!r}, and the tokenizer has neither "
+                                "that special token nor an EOS token; add one")  # fmt: skip
+        return str(tokenizer.eos_token)
+
+    def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """The stop token's id; for a stop that is text, EOS (see `stop_strings` for the text)."""
+        if self.stop_is_token:
+            return (int(tokenizer.convert_tokens_to_ids(self.stop_token(tokenizer))),)
+        return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+
+    def jinja(self, *, generation: bool = False, bos: bool = False, stop: str | None = None) -> str:
+        """The template as Jinja source."""
+        end = self.stop if stop is None or not self.stop_is_token else stop
+        answer = f"{{{{ m['content'] }}}}{{{{ {_quoted(end)} }}}}"
+        if generation:
+            answer = f"{{% generation %}}{answer}{{% endgeneration %}}"
+        return "".join([
+            "{{ bos_token }}" if bos else "",
+            "{% if messages and messages[0]['role'] == 'system' %}",
+            "{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}",
+            f"{{% else %}}{{% set system = {_quoted(self.system)} %}}{{% set turns = messages %}}{{% endif %}}",
+            f"{{{{ system }}}}{{{{ {_quoted(self.system_end)} }}}}",
+            "{% for m in turns %}{% if m['role'] == 'user' %}",
+            f"{{{{ {_quoted(self.user)} }}}}{{{{ m['content'] }}}}{{{{ {_quoted(self.user_end)} }}}}",
+            "{% elif m['role'] == 'assistant' %}",
+            f"{{{{ {_quoted(self.assistant + self.answer_lead)} }}}}{answer}{{{{ {_quoted(self.answer_end)} }}}}",
+            "{% else %}{{ raise_exception('only the first message may be a system message') }}{% endif %}{% endfor %}",
+            f"{{% if add_generation_prompt %}}{{{{ {_quoted(self.assistant)} }}}}{{% endif %}}",
+        ])  # fmt: skip
+
+
+def _quoted(text: str) -> str:
+    """A Jinja string literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+class ChatTemplate(Template):
+    """The chat template that a Hugging Face tokenizer carries."""
+
+    adds_bos = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not tokenizer.chat_template:
+            raise TemplateError(
+                f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template; "
+                f"name one of: {', '.join(BUILT_IN)}"
+            )
+        self._tokenizer = tokenizer
+        self._source = str(tokenizer.get_chat_template())
+        self.name = f"chat-{self.hash[:12]}"
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the Jinja source and the special tokens that it may name."""
+        tokens = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+        return sha256_text(json.dumps([self._source, tokens], sort_keys=True))
+
+    def pieces(self, messages: Sequence[Message], *, open_turn: bool = False) -> list[Piece]:
+        """The rendered text in pieces, found by rendering once with marks in place of the messages' texts.
+
+        Raises:
+            TemplateError: the template refuses the messages, rewrites their text, or ends answers without a special
+                token, so that one cannot say which tokens are the answer.
+        """
+        marks = _marks([message.content for message in messages])
+        skeleton = self._render([Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)], open_turn)
+        for texts in ([m.content for m in messages], [m.content.strip() for m in messages]):
+            found = self._split(skeleton, dict(zip(marks, zip(messages, texts, strict=True), strict=True)))
+            if "".join(piece.text for piece in found) == self._render(messages, open_turn):
+                return self._leads(messages, found)
+        raise TemplateError(f"{self.name} changes the text of messages, so the answers cannot be found in it")
+
+    def _render(self, messages: Sequence[Message], open_turn: bool) -> str:
+        import jinja2
+
+        rows = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(self._tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=open_turn))
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"the chat template refuses these messages: {error}") from error
+
+    def _split(self, skeleton: str, said: dict[str, tuple[Message, str]]) -> list[Piece]:
+        """Skeleton → pieces: marks become the messages' texts, special tokens become control pieces."""
+        found: list[Piece] = []
+        parts = re.split("(" + "|".join(map(re.escape, said)) + ")", skeleton) if said else [skeleton]
+        answered = False
+        for part in parts:
+            if part in said:
+                message, text = said[part]
+                answered = message.role == "assistant"
+                found.append(Piece(text, target=answered))
+                continue
+            literal = self._literal(part)
+            found += self._with_stop(literal) if answered else literal
+            answered = False
+        return found
+
+    def _literal(self, text: str) -> list[Piece]:
+        specials = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, specials)) + ")", text) if specials else [text]
+        return [Piece(part, control=part in specials) for part in parts if part]
+
+    def _with_stop(self, literal: list[Piece]) -> list[Piece]:
+        """What follows an answer: white space and the first special token belong to its target."""
+        for i, piece in enumerate(literal):
+            if piece.control:
+                return [Piece(p.text, p.control, target=True) for p in literal[: i + 1]] + literal[i + 1 :]
+            if piece.text.strip():
+                break
+        raise TemplateError(f"{self.name} ends answers without a special token, so a model could not learn to stop")
+
+    def _leads(self, messages: Sequence[Message], found: list[Piece]) -> list[Piece]:
+        """Move the border of each answer to where the generation prompt ends, if that is white space earlier."""
+        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        spots = [i for i, piece in enumerate(found) if piece.target and not piece.control
+                 and (i == 0 or not found[i - 1].target)]  # fmt: skip
+        for answer, spot in zip(answers, spots, strict=True):
+            before = "".join(piece.text for piece in found[:spot])
+            prompt = self._render(messages[:answer], True)
+            lead = before[len(prompt) :]
+            if before.startswith(prompt) and lead and not lead.strip() and found[spot - 1].text.endswith(lead):
+                literal = found[spot - 1]
+                found[spot - 1] = Piece(literal.text.removesuffix(lead), literal.control, literal.target)
+                found[spot] = Piece(lead + found[spot].text, target=True)
+        return found
+
+    def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """The special token that follows an answer, and EOS."""
+        probe = self.pieces([Message("user", "a"), Message("assistant", "b")])
+        names = {piece.text for piece in probe if piece.control and piece.target}
+        ids = {int(tokenizer.convert_tokens_to_ids(name)) for name in names}
+        if tokenizer.eos_token_id is not None:
+            ids.add(int(tokenizer.eos_token_id))
+        return tuple(sorted(ids))
+
+    def jinja(self, *, generation: bool = False, bos: bool = False, stop: str | None = None) -> str:
+        """The tokenizer's own source.
+
+        Raises:
+            TemplateError: `generation` is asked for and the source has no such markers.
+        """
+        if generation and "{% generation" not in self._source and "{%- generation" not in self._source:
+            raise TemplateError(f"{self.name} has no {{% generation %}} markers; add them to the chat template")
+        return self._source
+
+
+def _marks(texts: Sequence[str]) -> list[str]:
+    """One mark for each text, of characters that Unicode keeps out of text, and in none of the texts."""
+    everything, nonce = "\0".join(texts), 0
+    while f"\ufdd0{nonce}." in everything:
+        nonce += 1
+    return [f"\ufdd0{nonce}.{i}\ufdd1" for i in range(len(texts))]
+
+
+BUILT_IN = {
+    each.name: each
+    for each in (
+        # Weights v1.1 to v1.5. Bytes as FastChat's conversation template "vicuna_v1.1" renders them.
+        TextTemplate(
+            name="vicuna_v1.1",
+            system="A chat between a curious user and an artificial intelligence assistant. "
+            "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+            system_end=" ",
+            user="USER: ",
+            user_end=" ",
+            assistant="ASSISTANT:",
+            answer_lead=" ",
+            stop="</s>",
+            stop_is_token=True,
+        ),
+        # Weights v0 (March 2023). FastChat's "zero_shot" bytes: without the example exchange of its "one_shot".
+        TextTemplate(
+            name="vicuna_v0",
+            system="A chat between a curious human and an artificial intelligence assistant. "
+            "The assistant gives helpful, detailed, and polite answers to the human's questions.",
+            system_end="\n### ",
+            user="Human: ",
+            user_end="\n### ",
+            assistant="Assistant:",
+            answer_lead=" ",
+            stop="\n###",
+            stop_is_token=False,
+            answer_end=" ",
+            stop_strings=("\n###", "###"),
+        ),
+        # Stanford Alpaca's prompt without input (train.py, PROMPT_DICT["prompt_no_input"]); the answer follows the
+        # colon directly. Alpaca is single-turn; later rounds are written the same way after the stop token.
+        TextTemplate(
+            name="alpaca",
+            system="Below is an instruction that describes a task. "
+            "Write a response that appropriately completes the request.",
+            system_end="\n\n",
+            user="### Instruction:\n",
+            user_end="\n\n",
+            assistant="### Response:",
+            answer_lead="",
+            stop="</s>",
+            stop_is_token=True,
+        ),
+    )
+}
+"""Name → template."""
+
+
+def template(name_or_tokenizer: Any) -> Template:
+    """The template of this name, or the chat template that a Hugging Face tokenizer carries.
+
+    Raises:
+        TemplateError: the name is unknown (the known ones are listed), or the tokenizer has no chat template.
+    """
+    if isinstance(name_or_tokenizer, Template):
+        return name_or_tokenizer
+    if not isinstance(name_or_tokenizer, str):
+        return ChatTemplate(name_or_tokenizer)
+    if name_or_tokenizer not in BUILT_IN:
+        raise TemplateError(f"unknown prompt template {name_or_tokenizer!r}; known: {', '.join(BUILT_IN)}, "
+                            "or a tokenizer with a chat template")  # fmt: skip
+    return BUILT_IN[name_or_tokenizer]
