@@ -41,6 +41,7 @@ def load_model(path: str | Path, dtype: Any, device: Any) -> Any:
 
     _need_folder(path, "a model")
     _need_weights(Path(path))
+    quiet_transformers()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=dtype, local_files_only=True, output_loading_info=True
@@ -78,6 +79,13 @@ def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -
     if digest and found.hash != digest:
         raise InputError(f"{path} was trained with template {name} of hash {digest[:12]}; it is {found.hash[:12]} now")
     return found
+
+
+def quiet_transformers() -> None:
+    """No progress bars from transformers for what takes less than a second; our own commands say what they do."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def checkpoint_hash(path: str | Path) -> str:

@@ -1,0 +1,120 @@
+"""Conversation files → samples: token ids and which of them are learnt, with every row that is left out counted."""
+
+import collections
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vicuna import manifest
+from vicuna.conversation import Conversation, problems, read_conversations
+from vicuna.errors import InputError
+from vicuna.prompt import Template, encode
+from vicuna.train.config import DataConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sequence that is never cut and never sees its neighbours."""
+
+    id: str
+    ids: npt.NDArray[np.int32]
+    """Token ids, shape (T,)."""
+    is_target: npt.NDArray[np.bool_]
+    """Whether the token is learnt, shape (T,)."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All samples of a run, and what was left out."""
+
+    samples: list[Sample]
+    dropped: dict[str, int]
+    """Reason → number of rows."""
+    hash: str
+    """Content hash of the conversations."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all samples."""
+        return sum(len(sample.ids) for sample in self.samples)
+
+    @property
+    def targets(self) -> int:
+        """Learnt tokens in all samples."""
+        return sum(int(sample.is_target.sum()) for sample in self.samples)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """The conversation files of a dataset folder (finished ones only), or the one file that is named.
+
+    Raises:
+        InputError: nothing is there.
+        IncompleteError: the folder's manifest is missing: whatever made it did not finish.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder of conversations")
+    manifest.read(path)
+    found = sorted((path / "conversations").glob("*.jsonl"))
+    if not found:
+        raise InputError(f"{path}/conversations holds no *.jsonl files")
+    return found
+
+
+def dataset_hash(path: str | Path) -> str:
+    """Content hash of a dataset folder, or of one file's bytes."""
+    from vicuna.files import sha256_file
+
+    return sha256_file(path) if Path(path).is_file() else manifest.read(path).hash
+
+
+def load(config: DataConfig, tokenizer: Any, template: Template, max_length: int) -> Dataset:
+    """Read, tokenise and mask every conversation.
+
+    Raises:
+        InputError: a row cannot be read or is not a valid conversation, or no sample is left.
+    """
+    make = _from_conversation if config.format == "conversations" else _from_text
+    samples: list[Sample] = []
+    dropped: collections.Counter[str] = collections.Counter()
+    for path in files_of(config.path):
+        for conversation in read_conversations(path):
+            for sample in make(conversation, tokenizer, template, max_length):
+                if len(sample.ids) > max_length:
+                    dropped[f"longer than {max_length} tokens"] += 1
+                elif not sample.is_target[1:].any():
+                    dropped["no token to learn"] += 1
+                else:
+                    samples.append(sample)
+    for reason, count in dropped.items():
+        logger.warning("%d of %d rows left out: %s", count, count + len(samples), reason)
+    if not samples:
+        raise InputError(f"{config.path} holds nothing to learn from ({dict(dropped) or 'no conversations'})")
+    return Dataset(samples, dict(dropped), dataset_hash(config.path))
+
+
+def _from_conversation(
+    conversation: Conversation, tokenizer: Any, template: Template, max_length: int
+) -> Iterator[Sample]:
+    if reasons := problems(conversation):
+        raise InputError(f"{conversation.source} ({conversation.id}): {reasons[0]}; clean it with vicuna.data first")
+    encoded = encode(conversation, tokenizer, template)
+    yield Sample(conversation.id, np.asarray(encoded.ids, np.int32), np.asarray(encoded.is_target, np.bool_))
+
+
+def _from_text(conversation: Conversation, tokenizer: Any, template: Template, max_length: int) -> Iterator[Sample]:
+    """Each message as a document: BOS, text, EOS, in pieces of at most `max_length` tokens, all of it learnt."""
+    for i, message in enumerate(conversation.messages):
+        ids = [*tokenizer(message.content).input_ids, tokenizer.eos_token_id]
+        for start in range(0, len(ids), max_length):
+            piece = np.asarray(ids[start : start + max_length], np.int32)
+            yield Sample(f"{conversation.id}[{i}]", piece, np.ones(len(piece), np.bool_))
