@@ -11,10 +11,10 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -88,7 +88,7 @@ def load(cls: type[T], argv: Sequence[str] | None = None, *, prog: str = "") -> 
         ConfigError: unknown key, wrong type, missing or malformed file, broken invariant, flag without a value.
         HelpShown: `--help` or `--print_config` was given; the answer is on standard output.
     """
-    settings = _settings(cls)
+    settings = _settings(cast(Hashable, cls))
     words = list(sys.argv[1:] if argv is None else argv)
     if "--help" in words or "-h" in words:
         print(_help(cls, settings, prog))
@@ -105,7 +105,7 @@ def load(cls: type[T], argv: Sequence[str] | None = None, *, prog: str = "") -> 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any], source: str) -> T:
     """Make a `cls` from a nested mapping; `source` names it in errors."""
-    settings = _settings(cls)
+    settings = _settings(cast(Hashable, cls))
     given = {entry.key: entry for entry in _flatten(tree, "", settings, lambda _: source)}
     config: T = _build(cls, "", settings, given)
     return config
@@ -145,7 +145,7 @@ def _settings(cls: Any, prefix: str = "") -> dict[str, _Setting]:
     for each in dataclasses.fields(cls):
         key, kind = prefix + each.name, hints[each.name]
         if dataclasses.is_dataclass(kind):
-            found |= _settings(typing.cast(type, kind), key + ".")
+            found |= _settings(cast(type, kind), key + ".")
         else:
             default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
             found[key] = _Setting(key, kind, default, each.metadata.get("positional", ""))
@@ -416,7 +416,7 @@ def _help_group(cls: type, prefix: str) -> list[str]:
         key, kind = prefix + each.name, hints[each.name]
         if dataclasses.is_dataclass(kind):
             groups += ["", f"{key}: {(kind.__doc__ or '').strip().splitlines()[0]}"]
-            groups += _help_group(typing.cast(type, kind), key + ".")
+            groups += _help_group(cast(type, kind), key + ".")
             continue
         default = _settings(cls, prefix)[key].default
         shown = "required" if default is dataclasses.MISSING else f"default {yaml_scalar(default)}"

@@ -144,8 +144,7 @@ class _Plain:
         for i, (segment, target) in enumerate(segments):
             after = trail if i == len(segments) - 1 else None
             ids, ends = self._tokens(text + segment, lead, after, continued)
-            reaches_across = bool(so_far) and ends[len(so_far) - 1] > len(text)
-            if ids[: len(so_far)] != so_far or reaches_across:
+            if ids[: len(so_far)] != so_far or (so_far and ends[len(so_far) - 1] > len(text)):
                 ids, _ = self._tokens(segment, None, after, True)
                 text, so_far, continued, lead = "", [], True, None
             found.append((ids[len(so_far) :], target))
@@ -168,8 +167,10 @@ _cache: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], _Plain]] = weakref.
 def _plain(tokenizer: Any, pieces: Sequence[Piece]) -> _Plain:
     """The tokenizer's plain copy whose marks do not occur in the text (made once for each tokenizer)."""
     if not getattr(tokenizer, "is_fast", False):
-        raise TokenizerError(f"{type(tokenizer).__name__} has no fast (Rust) backend, so its tokens cannot be placed "
-                             "in the text; convert it with AutoTokenizer.from_pretrained(..., use_fast=True)")  # fmt: skip
+        raise TokenizerError(
+            f"{type(tokenizer).__name__} has no fast (Rust) backend, so its tokens cannot be placed in the text; "
+            "convert it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+        )
     nonce = 0
     while any(f"\ufdd2{nonce}." in piece.text for piece in pieces):
         nonce += 1

@@ -13,7 +13,7 @@ class DataConfig:
     path: str = ""
     """Folder that `vicuna.data` made, or one JSON Lines file of conversations."""
     format: Literal["conversations", "text"] = "conversations"
-    """conversations: learn the answers; text: learn every message as a document of its own (a base model)."""
+    """conversations: learn the answers; text: learn all of it as plain text, without roles (a base model)."""
 
 
 @dataclass(frozen=True, kw_only=True)

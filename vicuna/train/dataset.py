@@ -112,9 +112,9 @@ def _from_conversation(
 
 
 def _from_text(conversation: Conversation, tokenizer: Any, template: Template, max_length: int) -> Iterator[Sample]:
-    """Each message as a document: BOS, text, EOS, in pieces of at most `max_length` tokens, all of it learnt."""
-    for i, message in enumerate(conversation.messages):
-        ids = [*tokenizer(message.content).input_ids, tokenizer.eos_token_id]
-        for start in range(0, len(ids), max_length):
-            piece = np.asarray(ids[start : start + max_length], np.int32)
-            yield Sample(f"{conversation.id}[{i}]", piece, np.ones(len(piece), np.bool_))
+    """The messages' texts as one document: BOS, text, EOS, in pieces of at most `max_length` tokens, all learnt."""
+    text = "\n".join(message.content for message in conversation.messages)
+    ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    for start in range(0, len(ids), max_length):
+        piece = np.asarray(ids[start : start + max_length], np.int32)
+        yield Sample(f"{conversation.id}[{start}]", piece, np.ones(len(piece), np.bool_))

@@ -1,0 +1,1 @@
+"""Turn shared chats into training conversations, with every dropped round accounted for."""

@@ -1,0 +1,120 @@
+"""What a run did, for people: a table in the terminal and a page with charts and examples."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vicuna.data.ledger import Books
+from vicuna.data.stages import Example
+from vicuna.files import write_text
+from vicuna.manifest import Manifest
+from vicuna.page import COLOURS, Section, cards, figure, new_figure, page, table
+
+
+def show(made: Manifest, out: Path) -> None:
+    """Print the counts of a finished dataset folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = made.facts
+    grid = Table(title=f"{out}: {facts['samples']:,} samples from {facts['conversations_in']:,} conversations")
+    grid.add_column("rounds")
+    grid.add_column("count", justify="right")
+    grid.add_column("share", justify="right")
+    for name, count in _account(facts):
+        grid.add_row(name, f"{count:,}", f"{count / max(facts['rounds_in'], 1):.1%}")
+    Console().print(grid)
+    print(balance(facts))
+    if facts.get("tokens"):
+        print(f"{facts['tokens']:,} tokens with template {facts['template']}, at most {facts['max_length']} a sample")
+    print(f"report: {out / 'report.html'}")
+
+
+def balance(facts: Mapping[str, Any]) -> str:
+    """The books in one sentence."""
+    kept, dropped = f"{facts['rounds_kept']:,} in samples", f"{facts['rounds_dropped']:,} in the ledger"
+    return f"{facts['rounds_in']:,} rounds in = {kept} + {dropped}"
+
+
+def _account(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    dropped = sorted(facts["dropped"].items(), key=lambda item: -item[1])
+    return [("read", facts["rounds_in"]), *dropped, ("kept", facts["rounds_kept"])]
+
+
+def write_report(path: Path, books: Books, facts: Mapping[str, Any], examples: Sequence[Example]) -> None:
+    """Write the page: counts, charts, and messages before and after."""
+    lead = cards(
+        [
+            (f"{facts['conversations_in']:,}", "conversations read"),
+            (f"{facts['rounds_in']:,}", "rounds read"),
+            (f"{facts['rounds_kept']:,}", "rounds kept"),
+            (f"{facts['rounds_dropped']:,}", "rounds dropped"),
+            (f"{facts['samples']:,}", "samples written"),
+        ]
+    )
+    sections = [Section("The books balance", _balance_html(books, facts)), Section("Dropped rounds", _drops(books))]
+    if books.tokens:
+        sections.append(Section("Lengths", _lengths(books, facts)))
+    if books.languages:
+        sections.append(Section("Languages", _languages(books)))
+    sections.append(Section("Sources", _sources(books)))
+    if examples:
+        sections.append(Section("Before and after", "".join(map(_example, examples))))
+    write_text(path, page("Cleaned conversations", sections, lead=lead))
+
+
+def _balance_html(books: Books, facts: Mapping[str, Any]) -> str:
+    text = f"<p>{html.escape(balance(facts))}. Each dropped round has a line in <code>ledger.jsonl</code>.</p>"
+    for place in facts.get("damaged", ()):
+        text += f"<p><b>Broken off:</b> {html.escape(place)}</p>"
+    if books.truncated:
+        text += f"<p>{books.truncated:,} samples had the end of an answer cut off to fit.</p>"
+    if books.roles:
+        names = ", ".join(f"{html.escape(name)} ({n:,})" for name, n in sorted(books.roles.items()))
+        text += f"<p>Turns under other role names: {names}.</p>"
+    return text
+
+
+def _drops(books: Books) -> str:
+    if not books.dropped:
+        return "<p>None.</p>"
+    rows = sorted(books.dropped.items(), key=lambda item: (-item[1], item[0]))
+    total = max(books.rounds_in, 1)
+    cells = [(stage, reason, n, f"{n / total:.1%}") for (stage, reason), n in rows]
+    drawing, axes = new_figure(8, 0.6 + 0.3 * len(rows))
+    stages = sorted({stage for (stage, _), _ in rows})
+    colours = [COLOURS[stages.index(stage) % len(COLOURS)] for (stage, _), _ in rows]
+    axes.barh([f"{stage}: {reason}" for (stage, reason), _ in rows], [n for _, n in rows], color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel("rounds")
+    return table(("stage", "reason", "rounds", "share"), cells) + figure(drawing, "Dropped rounds by reason")
+
+
+def _lengths(books: Books, facts: Mapping[str, Any]) -> str:
+    lengths = sorted(books.tokens)
+    marks = [(f"{share:.0%}", lengths[min(int(share * len(lengths)), len(lengths) - 1)]) for share in (0.1, 0.5, 0.9)]
+    drawing, axes = new_figure()
+    axes.hist(lengths, bins=40, range=(0, facts["max_length"]))
+    axes.set_xlabel(f"tokens in a sample ({facts['template']}, at most {facts['max_length']})")
+    axes.set_ylabel("samples")
+    rows = [("shortest", lengths[0]), *((f"{name} are below", n) for name, n in marks), ("longest", lengths[-1])]
+    return table(("", "tokens"), [*rows, ("all samples", sum(lengths))]) + figure(drawing, "Length of the samples")
+
+
+def _languages(books: Books) -> str:
+    rows = sorted(books.languages.items(), key=lambda item: (-item[1], item[0]))
+    note = "<p>Of the conversations that reached the language filter; told from prose, code left out.</p>"
+    return note + table(("language", "conversations"), [(code or "too little prose to tell", n) for code, n in rows])
+
+
+def _sources(books: Books) -> str:
+    files = sorted({name for name, _ in books.sources})
+    rows = [(name, books.sources[name, "in"], books.sources[name, "kept"]) for name in files]
+    return table(("file", "rounds read", "rounds kept"), rows)
+
+
+def _example(example: Example) -> str:
+    before, after = html.escape(example.before), html.escape(example.after)
+    title = f"{html.escape(example.kind)}, {html.escape(example.where)}"
+    return f'<p class="soft">{title}</p><div class="pair"><pre>{before}</pre><pre>{after}</pre></div>'

@@ -1,0 +1,23 @@
+"""`python -m vicuna.serve COMMAND`: the serving stage from the command line."""
+
+import sys
+
+from vicuna.command import Command, dispatch
+from vicuna.serve import lifeline
+
+COMMANDS = {
+    "controller": Command("vicuna.serve.controller:command", "Keep the fleet and answer the OpenAI-compatible API."),
+    "worker": Command("vicuna.serve.worker:command", "Load a model and answer for it in one or more fleets."),
+    "web": Command("vicuna.serve.web.command:command", "Serve the chat page."),
+    "up": Command("vicuna.serve.up:command", "Run a whole stack on this machine from one file."),
+}
+
+
+def command(argv: list[str]) -> int:
+    """Run one of the serving commands and return its exit status."""
+    lifeline.watch()
+    return dispatch("python -m vicuna.serve", "Serve chatbots to programs and people.", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))

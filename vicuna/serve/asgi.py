@@ -1,0 +1,128 @@
+"""Small pieces between our handlers and the web server: bodies with a limit, streams, clients that go away."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from vicuna.serve import faults
+
+T = TypeVar("T")
+SIGN_OF_LIFE = 1.0
+"""Seconds without a byte after which a stream may say that it is still alive."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+def request_id(request: Request) -> str:
+    """The client's own `x-request-id` if it is a plain word, else a new one; the same for the whole request."""
+    known = request.scope.get("vicuna.request_id")
+    if known is None:
+        given = request.headers.get("x-request-id", "")
+        known = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        request.scope["vicuna.request_id"] = known
+    return str(known)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Fault: it is larger than `limit` bytes (status 413).
+        ClientGone: the client left while sending.
+    """
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                message = f"the request's body is larger than {limit} bytes"
+                raise faults.invalid(message, status=413, code="request_too_large")
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    return b"".join(parts)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away (the body must have been read).
+
+    Raises:
+        ClientGone: it did.
+    """
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+class Stream(Response):
+    """A body that is sent as it comes. When the client goes away, the generator is closed at once."""
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: Mapping[str, str],
+        sign: Callable[[], bytes] | None = None,
+    ) -> None:
+        """
+        Args:
+            parts: the body.
+            media_type: its type.
+            headers: more headers.
+            sign: called after every second in which nothing was sent; what it returns is sent as a sign of life.
+        """
+        super().__init__(None, 200, dict(headers), media_type)
+        del self.headers["content-length"]
+        self._parts = parts
+        self._sign = sign
+        self._sent = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or as much as the client wants."""
+        signs = asyncio.ensure_future(self._give_signs(send)) if self._sign else None
+        try:
+            await while_connected(receive, self._write(send, signs))
+        except ClientGone:
+            return
+        finally:
+            if signs is not None:
+                signs.cancel()
+            await self._parts.aclose()
+
+    async def _write(self, send: Send, signs: "asyncio.Future[None] | None") -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for part in self._parts:
+            self._sent += 1
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        if signs is not None:
+            signs.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _give_signs(self, send: Send) -> None:
+        while self._sign is not None:
+            before = self._sent
+            await asyncio.sleep(SIGN_OF_LIFE)
+            if before == self._sent > 0 and (sign := self._sign()):
+                await send({"type": "http.response.body", "body": sign, "more_body": True})

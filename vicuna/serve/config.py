@@ -1,0 +1,177 @@
+"""The settings of the serving commands. Nothing heavy is imported here, so that `--help` is quick."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vicuna.config import ModelConfig, SamplingConfig
+
+LOCAL = "127.0.0.1"
+
+
+def _check_port(port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is 1 to 65535, or 0 for any free one; got {port}")
+
+
+def _check_addresses(name: str, addresses: tuple[str, ...]) -> None:
+    for address in addresses:
+        if not address.startswith(("http://", "https://")):
+            raise ValueError(f"{name} are addresses such as http://127.0.0.1:8000; got {address!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """How much may wait, for how long, and when a worker counts as gone."""
+
+    lease: float = 5.0
+    """Seconds after its last heartbeat until a worker is taken off the list."""
+    stall: float = 5.0
+    """Seconds without a sign of life on an answer's connection until its worker counts as hung."""
+    connect: float = 1.0
+    """Seconds to wait for a connection to a worker."""
+    gap: float = 1.5
+    """Seconds a request waits for a worker to come (back) when its model has none."""
+    queue: int = 256
+    """Most requests per model that wait while every worker is busy; the next one is answered with status 429."""
+    queue_wait: float = 60.0
+    """Seconds a request waits for a busy worker before it is answered with status 429."""
+    attempts: int = 3
+    """Most workers that are tried for one answer."""
+    request: float = 600.0
+    """Seconds until an answer that is still being written is ended with an error."""
+    body: int = 8 * 1024 * 1024
+    """Most bytes a request's body may have."""
+    choices: int = 16
+    """Most answers (`n` times prompts) that one request may ask for."""
+
+    def __post_init__(self) -> None:
+        for name in ("lease", "stall", "connect", "request", "queue_wait"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is a time in seconds above 0; got {getattr(self, name)}")
+        if self.gap < 0:
+            raise ValueError(f"gap is a time in seconds, at least 0; got {self.gap}")
+        for name in ("attempts", "body", "choices", "queue"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllerConfig:
+    """Keep the fleet of workers and answer the OpenAI-compatible API in front of them."""
+
+    host: str = LOCAL
+    """Address to listen on; 0.0.0.0 listens to other machines too."""
+    port: int = 8000
+    """Port to listen on; 0 takes any free one."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What computes the answers."""
+
+    kind: Literal["transformers", "scripted"] = "transformers"
+    """transformers: the model in this process; scripted: answers from a file, for tests and benchmarks."""
+    script: str = ""
+    """For scripted: the YAML file with the answers; empty repeats what was asked."""
+    device: str = "auto"
+    """For transformers: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    dtype: str = "auto"
+    """For transformers: float32, bfloat16, float16; auto takes float32 on a CPU and bfloat16 on a GPU."""
+    slots: int = 16
+    """Most answers that are computed at once."""
+    threads: int = 0
+    """For transformers on a CPU: threads of one computation; 0 shares this machine's cores."""
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"slots is at least 1; got {self.slots}")
+        if self.threads < 0:
+            raise ValueError(f"threads is 0 (choose) or a positive count; got {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """Load one model and answer for it in the fleets of one or more controllers."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    names: tuple[str, ...] = ()
+    """Names under which the model is served; none takes the name of its folder."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    controllers: tuple[str, ...] = ("http://127.0.0.1:8000",)
+    """Addresses of the controllers to join."""
+    host: str = LOCAL
+    """Address to listen on; 0.0.0.0 listens to other machines too."""
+    port: int = 0
+    """Port to listen on; 0 takes any free one."""
+    advertise: str = ""
+    """Address under which controllers reach this worker; empty works it out from host and port."""
+    heartbeat: float = 1.0
+    """Seconds between two signs of life to each controller."""
+    drain: float = 30.0
+    """Seconds that running answers may still take after the worker was told to stop."""
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+        _check_addresses("controllers", self.controllers)
+        if self.advertise:
+            _check_addresses("advertise", (self.advertise,))
+        if self.heartbeat <= 0:
+            raise ValueError(f"heartbeat is a time in seconds above 0; got {self.heartbeat}")
+        if self.drain < 0:
+            raise ValueError(f"drain is a time in seconds, at least 0; got {self.drain}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebConfig:
+    """Serve the chat page, a client of an OpenAI-compatible API."""
+
+    api: str = "http://127.0.0.1:8000"
+    """Address of the API, without /v1."""
+    host: str = LOCAL
+    """Address to listen on; 0.0.0.0 listens to other machines too."""
+    port: int = 7860
+    """Port to listen on; 0 takes any free one."""
+    title: str = "Vicuna"
+    """Heading of the page."""
+    about: str = "A chatbot that was fine-tuned from shared conversations. It can be wrong; check what matters."
+    """One or two sentences under the heading."""
+    examples: tuple[str, ...] = (
+        "What is your name?",
+        "How many minutes are in 3 hours?",
+        "What is the capital of France?",
+        "Spell the word river backwards.",
+    )
+    """Questions offered on the empty page."""
+    system: str = ""
+    """System prompt to begin with; people can change it."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sessions: int = 100
+    """Most answers that are streamed to people at once."""
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+        _check_addresses("api", (self.api,))
+        if self.sessions < 1:
+            raise ValueError(f"sessions is at least 1; got {self.sessions}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Run a controller, its workers and the chat page on this machine, and keep them running."""
+
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    workers: tuple[WorkerConfig, ...] = ()
+    """The workers; they join this stack's controller whatever their own `controllers` say."""
+    web: WebConfig = field(default_factory=WebConfig)
+    page: bool = True
+    """Serve the chat page too."""
+    stop: float = 3.0
+    """Seconds that each process may take to end before it is killed."""
+
+    def __post_init__(self) -> None:
+        if self.stop <= 0:
+            raise ValueError(f"stop is a time in seconds above 0; got {self.stop}")

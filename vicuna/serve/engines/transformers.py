@@ -1,0 +1,249 @@
+"""The embedded engine: a Hugging Face model in this process, batched continuously, on a CPU or a GPU.
+
+The model runs in a thread of its own; requests and pieces pass between it and the event loop once per step.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vicuna.conversation import Message
+from vicuna.errors import ConfigError, InputError, VicunaError
+from vicuna.serve import faults
+from vicuna.serve.config import EngineConfig, WorkerConfig
+from vicuna.serve.engines import Piece
+from vicuna.serve.faults import Fault
+from vicuna.serve.protocol import Job, Sampling, ServedModel
+from vicuna.serve.text import AnswerText, Detokenizer
+
+log = logging.getLogger(__name__)
+STUCK = 60.0
+"""Seconds after which one step of the model counts as hung."""
+CONTEXT = 8
+"""Tokens of the prompt's end that are decoded together with the answer's first ones."""
+
+
+class TransformersEngine:
+    """See the module."""
+
+    kind = "transformers"
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.capacity = config.engine.slots
+        self._config = config
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
+        self._intake: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._outlets: dict[Any, asyncio.Queue[Piece | Fault]] = {}
+        self._thread: threading.Thread | None = None
+        self._step_began: float | None = None
+
+    # ------------------------------------------------------------------------------------- loading
+    async def start(self) -> None:
+        """Load tokenizer, template and weights, start the thread, and compute a first token."""
+        self._loop = asyncio.get_running_loop()
+        began = time.monotonic()
+        await asyncio.to_thread(self._load)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        sampling = Sampling(temperature=0, max_tokens=2, ignore_eos=True)
+        async for _ in self.generate(Job(id="warm-up", model="", tokens=(0, 0), sampling=sampling)):
+            pass
+        log.info("model loaded and warm after %.1f s: %s", time.monotonic() - began, self._describe())
+
+    def _load(self) -> None:
+        from vicuna.models.load import checkpoint_hash, load_model, load_template, load_tokenizer
+        from vicuna.serve.engines.batching import POSSIBLE_KINDS, Batcher
+        from vicuna.serve.engines.slots import layer_kinds
+
+        path = self._config.model.path
+        self._device, dtype = choose_device(self._config.engine)
+        self._tokenizer = load_tokenizer(path)
+        self._template = load_template(path, self._config.model.template, self._tokenizer)
+        self._model = load_model(path, dtype, self._device)
+        self._checkpoint_hash = checkpoint_hash(path)
+        if odd := set(layer_kinds(self._model.config.get_text_config())) - POSSIBLE_KINDS:
+            raise InputError(f"{path}: the engine `transformers` cannot batch layers of kind {', '.join(sorted(odd))}")
+        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_length = min(self._config.model.max_length, longest or self._config.model.max_length)
+        self._stop_ids = self._find_stop_ids()
+        self._lead = getattr(self._template, "answer_lead", "")
+        self._batcher = Batcher(self._model, self.capacity, self._max_length)
+
+    def _find_stop_ids(self) -> frozenset[int]:
+        stated = getattr(self._model.generation_config, "eos_token_id", None)
+        more = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
+        return frozenset([*self._template.stop_ids(self._tokenizer), *more])
+
+    def _describe(self) -> str:
+        parameters = sum(each.numel() for each in self._model.parameters())
+        return (
+            f"{parameters / 1e6:.1f} million parameters, {self._model.dtype}, on {self._device}, context "
+            f"{self._max_length}, {self.capacity} slots, template {self._template.name}"
+        )
+
+    def model(self, name: str) -> ServedModel:
+        """What is served, under that name."""
+        return ServedModel(
+            name=name,
+            checkpoint_hash=self._checkpoint_hash,
+            template_hash=self._template.hash,
+            max_length=self._max_length,
+        )
+
+    # ------------------------------------------------------------------------------------- one answer
+    async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
+        """The answer's pieces."""
+        seat, waiting_text = await self._loop.run_in_executor(self._tokenizing, self._prepare, job)
+        yield Piece(prompt_tokens=seat.prompt_tokens)
+        if len(seat.ids) >= seat.limit or seat.text.stopped:
+            yield Piece(waiting_text + seat.text.flush(), [], "stop" if seat.text.stopped else "length")
+            return
+        if waiting_text:
+            yield Piece(waiting_text)
+        outlet = self._outlets[seat] = asyncio.Queue()
+        self._intake.put(seat)
+        try:
+            while True:
+                item = await outlet.get()
+                if isinstance(item, Fault):
+                    raise item
+                yield item
+                if item.finish:
+                    return
+        finally:
+            seat.aborted = True  # the thread frees the row before its next step
+            del self._outlets[seat]
+
+    def _prepare(self, job: Job) -> tuple[Any, str]:
+        """The job as tokens, and text of an answer's first part that its first worker had held back."""
+        from vicuna.serve.engines.batching import Seat
+
+        prompt = self._prompt_ids(job)
+        if len(prompt) >= self._max_length:
+            raise faults.context_exceeded(len(prompt), self._max_length)
+        sampling = job.sampling
+        limit = min(self._max_length, len(prompt) + (sampling.max_tokens or self._max_length))
+        chat = job.messages is not None
+        stop_ids = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            stop_ids |= self._stop_ids
+        text = AnswerText(
+            Detokenizer(self._decode, prompt[-CONTEXT:]),
+            [*sampling.stop, *(self._template.stop_strings if chat else ())],
+            self._lead if chat else "",
+            job.emitted_text,
+        )
+        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text)
+        return seat, text.push(job.emitted) if job.emitted else ""
+
+    def _prompt_ids(self, job: Job) -> list[int]:
+        from vicuna.prompt import encode_prompt
+
+        if job.messages is not None:
+            messages = [Message(turn.role, turn.content) for turn in job.messages]
+            try:
+                return encode_prompt(messages, self._tokenizer, self._template)
+            except VicunaError as error:
+                raise faults.invalid(str(error), param="messages") from error
+        if job.tokens is not None:
+            if max(job.tokens) >= self._model.config.get_text_config().vocab_size:
+                raise faults.invalid(f"the model has no token {max(job.tokens)}", param="prompt")
+            return list(job.tokens)
+        ids: list[int] = self._tokenizer(job.prompt or "").input_ids
+        if not ids:
+            raise faults.invalid("the prompt is empty and this tokenizer has no token to begin with", param="prompt")
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    async def count_tokens(self, job: Job) -> int:
+        """Tokens of the job's prompt."""
+        ids = await self._loop.run_in_executor(self._tokenizing, self._prompt_ids, job)
+        return len(ids)
+
+    # ------------------------------------------------------------------------------------- the thread
+    def _run(self) -> None:
+        import torch
+
+        if self._config.engine.threads:
+            torch.set_num_threads(self._config.engine.threads)
+        while self._take_in():
+            self._step_began = time.monotonic()
+            try:
+                events = self._batcher.step()
+            except Exception as error:
+                log.exception("a step of the model failed")
+                fault = faults.server_error(f"the model failed: {type(error).__name__}", code="engine_failed")
+                events = [(seat, fault) for seat in self._batcher.clear()]
+            self._step_began = None
+            if events:
+                self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def _take_in(self) -> bool:
+        """Add what has come; with nothing to do, wait for it. False: the engine is to end."""
+        while not (self._batcher.busy and self._intake.empty()):
+            seat = self._intake.get()
+            if seat is None:
+                return False
+            self._batcher.add(seat)
+        return True
+
+    def _deliver(self, events: list[tuple[Any, Piece | Fault]]) -> None:
+        for seat, item in events:
+            outlet = self._outlets.get(seat)
+            if outlet is not None:
+                outlet.put_nowait(item)
+
+    # ------------------------------------------------------------------------------------- state
+    def load(self) -> Mapping[str, float]:
+        """Answers in the batch and waiting for it."""
+        running, waiting = len(self._batcher.rows), len(self._batcher.waiting) + self._intake.qsize()
+        return {"batch": float(running), "waiting": float(waiting)}
+
+    def trouble(self) -> str | None:
+        """Why the engine cannot work."""
+        if self._thread is None or not self._thread.is_alive():
+            return "the engine's thread has ended"
+        began = self._step_began
+        if began is not None and time.monotonic() - began > STUCK:
+            return f"one step of the model has taken more than {STUCK:g} s"
+        return None
+
+    async def close(self) -> None:
+        """End the thread after its current step."""
+        self._intake.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, 5.0)
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+
+
+def choose_device(config: EngineConfig) -> tuple[Any, Any]:
+    """Torch device and dtype for the settings.
+
+    Raises:
+        ConfigError: there is no such device or dtype.
+    """
+    import torch
+
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"engine.device {config.device!r} cannot be used on this machine: {reason}") from error
+    if config.dtype == "auto":
+        return device, torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = getattr(torch, config.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"engine.dtype is float32, bfloat16, float16 or auto; got {config.dtype!r}")
+    return device, dtype

@@ -1,0 +1,116 @@
+"""What can go wrong with one request, as types that carry their HTTP status and OpenAI's error body."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vicuna.errors import VicunaError
+
+_BRANCH = re.compile(r"[\[(-]|^(str|int|float|bool)$")
+"""Parts of pydantic's error paths that name a branch of a union, not a field."""
+
+
+class Fault(VicunaError):
+    """A request that cannot be answered. Every part travels: worker → controller → client.
+
+    Source of statuses, types and codes: the error object of OpenAI's API reference.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str = "invalid_request_error",  # noqa: A002 (OpenAI's word)
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error body."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+    def encoded(self) -> bytes:
+        """The body as JSON."""
+        return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the error."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, round(self.retry_after)))}
+
+
+def from_body(status: int, body: bytes) -> Fault:
+    """The fault that a worker sent with a status other than 200."""
+    try:
+        error = json.loads(body)["error"]
+        return Fault(
+            str(error["message"]),
+            status=status,
+            type=str(error["type"]),
+            code=error.get("code"),
+            param=error.get("param"),
+        )
+    except (ValueError, KeyError, TypeError):
+        return server_error(f"the worker answered with status {status}", status=502, code="bad_worker_reply")
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None, status: int = 400) -> Fault:
+    """The request itself is wrong."""
+    return Fault(message, status=status, code=code, param=param)
+
+
+def server_error(message: str, status: int = 500, code: str | None = None, retry_after: float | None = None) -> Fault:
+    """The request was fine, the service was not."""
+    return Fault(message, status=status, type="server_error", code=code, retry_after=retry_after)
+
+
+def model_not_found(model: str, served: Sequence[str]) -> Fault:
+    """Nobody serves the model that was asked for."""
+    choices = ", ".join(served) or "none yet; start one with: python -m vicuna.serve worker"
+    message = f"no worker serves the model {model!r}. Served now: {choices}"
+    return Fault(message, status=404, code="model_not_found", param="model")
+
+
+def no_worker(model: str, gap: float) -> Fault:
+    """The model is known, but all its workers are away."""
+    message = f"every worker of {model!r} is away at the moment; try again in a few seconds"
+    return server_error(message, status=503, code="no_worker", retry_after=max(1.0, gap))
+
+
+def overloaded(model: str, waiting: int) -> Fault:
+    """Too many requests wait already."""
+    message = f"every worker of {model!r} is busy and {waiting} requests wait already; try again later"
+    return Fault(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=1.0)
+
+
+def context_exceeded(prompt_tokens: int, max_length: int) -> Fault:
+    """The prompt leaves no room for an answer."""
+    message = (
+        f"this model's context is {max_length} tokens and the prompt has {prompt_tokens} tokens, "
+        "which leaves no room for an answer; shorten the conversation"
+    )
+    return Fault(message, status=400, code="context_length_exceeded", param="messages")
+
+
+def unsupported(field: str, what: str) -> Fault:
+    """A setting that the engine lacks."""
+    return Fault(f"{field}: {what}", status=400, code="unsupported_parameter", param=field)
+
+
+def first_problem(errors: Sequence[Mapping[str, Any]]) -> Fault:
+    """The first of pydantic's errors in words, with the field's path as `param`."""
+    error = errors[0]
+    where = ".".join(str(part) for part in error["loc"] if not _BRANCH.search(str(part)))
+    if error["type"].startswith("json_"):
+        return invalid(f"the request's body is not JSON: {error['msg']}")
+    return invalid(f"{where}: {error['msg']}" if where else str(error["msg"]), param=where or None)

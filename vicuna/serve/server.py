@@ -1,0 +1,128 @@
+"""Listening: sockets with errors in words, and a server that ends on signals within a bounded time."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from vicuna.errors import ConfigError
+
+log = logging.getLogger(__name__)
+KEEP_ALIVE = 75
+"""Seconds an idle connection stays open; longer than our own client keeps one, so that it never uses a closed one."""
+
+
+def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
+    """A socket that listens on `host:port` (0: any free port).
+
+    Raises:
+        ConfigError: the port is taken, not permitted, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise _explain(error, host, port, flag) from error
+    sock.setblocking(False)
+    return sock
+
+
+def port_of(sock: socket.socket) -> int:
+    """The port that the socket listens on."""
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def url(host: str, port: int) -> str:
+    """The address to type into a browser on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def _explain(error: OSError, host: str, port: int, flag: str) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(f"port {port} is in use by another program; choose another with {flag}, or stop that one")
+    if error.errno == errno.EACCES:
+        return ConfigError(f"port {port} needs more rights; choose one above 1023 with {flag}")
+    host_flag = flag.replace("port", "host")
+    return ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; check {host_flag} and {flag}")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with the signals in our hands."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `run`."""
+        yield
+
+
+def make(app: Any, grace: int) -> Server:
+    """A server for `app`; `grace` is the seconds that open answers have after it was told to stop."""
+    settings = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=grace,
+        backlog=2048,
+    )
+    return Server(settings)
+
+
+async def run(server: Server, sock: socket.socket, on_stop: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; a second signal ends at once.
+
+    Args:
+        server: from `make`.
+        sock: from `listen`.
+        on_stop: what to do after the first signal while the server still answers (leave the fleet, drain).
+    """
+    stop = asyncio.Event()
+
+    def stopped() -> None:
+        if stop.is_set():
+            server.force_exit = True
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stopped)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if on_stop is not None and not serving.done():
+        last_words = asyncio.ensure_future(on_stop())
+        while not last_words.done() and not server.force_exit:
+            await asyncio.wait({last_words}, timeout=0.1)
+        last_words.cancel()
+    server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+def run_loop(main: Callable[[], Awaitable[None]]) -> None:
+    """`asyncio.run` on uvloop."""
+    import uvloop
+
+    async def body() -> None:
+        await main()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(body())

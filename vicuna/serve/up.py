@@ -1,0 +1,236 @@
+"""A whole stack on one machine: start its processes, keep them running, end them all."""
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+
+from vicuna.command import run as run_command
+from vicuna.config import dump
+from vicuna.errors import ConfigError, VicunaError
+from vicuna.files import write_text
+from vicuna.serve import lifeline, server
+from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.names import served_names
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+STEADY = 30.0
+"""Seconds after which a process counts as well, so that its next restart is quick again."""
+
+
+class ChildFailed(VicunaError):
+    """A process of the stack ended before the stack was ready."""
+
+
+@dataclass(eq=False)
+class Child:
+    """One process of the stack."""
+
+    name: str
+    command: str
+    config: ControllerConfig | WorkerConfig | WebConfig
+    process: asyncio.subprocess.Process | None = None
+    last_lines: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
+
+
+def with_ports(config: StackConfig) -> StackConfig:
+    """The stack with every port chosen and free, workers and page pointed at its controller.
+
+    Raises:
+        ConfigError: a port is in use; the message names the setting.
+    """
+    with contextlib.ExitStack() as held:
+
+        def free(host: str, port: int, flag: str) -> int:
+            sock: socket.socket = held.enter_context(server.listen(host, port, flag))
+            return server.port_of(sock)
+
+        controller = config.controller
+        controller = replace(controller, port=free(controller.host, controller.port, "--controller.port"))
+        web = config.web
+        if config.page:
+            web = replace(web, port=free(web.host, web.port, "--web.port"))
+        for number, worker in enumerate(config.workers, 1):
+            if worker.port:
+                free(worker.host, worker.port, f"`port` of worker {number} in the stack's file")
+    api = server.url(controller.host, controller.port)
+    threads = threads_each(config.workers)
+    workers = tuple(
+        replace(worker, controllers=(api,), engine=replace(worker.engine, threads=worker.engine.threads or threads))
+        for worker in config.workers
+    )
+    return replace(config, controller=controller, workers=workers, web=replace(web, api=api))
+
+
+def threads_each(workers: Sequence[WorkerConfig]) -> int:
+    """This machine's cores, shared between the workers that compute."""
+    computing = sum(worker.engine.kind == "transformers" for worker in workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(1, computing))
+
+
+class Stack:
+    """The processes of one stack."""
+
+    def __init__(self, config: StackConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._read_end, self._write_end = os.pipe()
+        self._stopping = False
+        self._ready = False
+        self.models = sorted({name for worker in config.workers for name in served_names(worker)})
+        self._controller = Child("controller", "controller", config.controller)
+        self._others = [Child(_worker_name(config.workers, i), "worker", w) for i, w in enumerate(config.workers)]
+        if config.page:
+            self._others.append(Child("web", "web", config.web))
+        self._width = max(len(child.name) for child in self._children)
+
+    @property
+    def _children(self) -> list[Child]:
+        return [self._controller, *self._others]
+
+    async def run(self) -> None:
+        """Run until SIGINT, SIGTERM or SIGHUP, or until a process fails before everything is ready."""
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(each, stop.set)
+        keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
+        announce, stopped = asyncio.create_task(self._announce()), asyncio.create_task(stop.wait())
+        try:
+            watched = {stopped, *keepers}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            for keeper in keepers:
+                if keeper.done():
+                    keeper.result()
+        finally:
+            self._stopping = True
+            announce.cancel()
+            stopped.cancel()
+            await self._end()
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------- one process
+    async def _keep(self, child: Child) -> None:
+        """Start a process again and again; the pause doubles while it keeps ending early."""
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            status = await self._run_once(child)
+            if self._stopping:
+                return
+            if not self._ready and status in (1, ConfigError.exit_status):
+                said = next((line for line in reversed(child.last_lines) if line.startswith("error: ")), "")
+                reason = said.removeprefix("error: ") or f"ended with status {status}; its output is above"
+                raise ChildFailed(f"{child.name}: {reason}")
+            pause = FIRST_PAUSE if time.monotonic() - began > STEADY else pause
+            self._print("up", f"{child.name} ended ({_how(status)}); starting it again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _run_once(self, child: Child) -> int:
+        path = self._folder / f"{child.name.replace('/', '_')}.yaml"
+        write_text(path, dump(child.config))
+        child.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "vicuna.serve", child.command, "--config", str(path)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, lifeline.VARIABLE: str(self._read_end), "PYTHONUNBUFFERED": "1"},
+            pass_fds=(self._read_end,),
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the children in order
+        )
+        if self._stopping:  # the stack was told to stop while this one was being started
+            child.process.kill()
+        assert child.process.stdout is not None
+        async for line in child.process.stdout:
+            text = line.decode("utf-8", "replace").rstrip()
+            child.last_lines.append(text)
+            self._print(child.name, text)
+        return await child.process.wait()
+
+    async def _end(self) -> None:
+        """Workers and page first, so that what runs can finish; the controller last; who does not end is killed."""
+        await self._terminate(self._others, self._config.stop)
+        await self._terminate([self._controller], 1.0)
+        os.close(self._write_end)
+        os.close(self._read_end)
+
+    async def _terminate(self, children: Sequence[Child], seconds: float) -> None:
+        running = [c.process for c in children if c.process is not None and c.process.returncode is None]
+        for process in running:
+            process.terminate()
+        waits = [asyncio.ensure_future(process.wait()) for process in running]
+        if waits:
+            await asyncio.wait(waits, timeout=seconds)
+        for process in running:
+            if process.returncode is None:
+                process.kill()
+        await asyncio.gather(*waits)
+
+    # ------------------------------------------------------------------------------------- saying what is
+    async def _announce(self) -> None:
+        """Wait until every model is served and the page answers, and say so."""
+        controller, web = self._config.controller, self._config.web
+        api, page = server.url(controller.host, controller.port), server.url(web.host, web.port)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            while not (await self._all_served(session, api) and await self._page_answers(session, page)):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)  # other processes; there is no event to wait for
+        self._ready = True
+        models = ", ".join(self.models) or "none"
+        shown = f", chat page: {page}" if self._config.page else ""
+        self._print("up", f"ready. API: {api}/v1 (models: {models}){shown}. Ctrl-C ends everything.")
+
+    async def _all_served(self, session: aiohttp.ClientSession, api: str) -> bool:
+        body = await _get(session, f"{api}/health")
+        return body is not None and set(self.models) <= set(json.loads(body)["models"])
+
+    async def _page_answers(self, session: aiohttp.ClientSession, page: str) -> bool:
+        return not self._config.page or await _get(session, page) is not None
+
+    def _print(self, name: str, text: str) -> None:
+        print(f"{name:<{self._width}} | {text}", flush=True)
+
+
+async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:
+    """The body, or None while nothing answers there."""
+    try:
+        async with session.get(address) as reply:
+            return await reply.read() if reply.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+
+
+def _worker_name(workers: Sequence[WorkerConfig], index: int) -> str:
+    name = served_names(workers[index])[0]
+    twins = [i for i, worker in enumerate(workers) if served_names(worker)[0] == name]
+    return f"worker {name}" if len(twins) == 1 else f"worker {name} {twins.index(index) + 1}"
+
+
+def _how(status: int) -> str:
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+
+
+def main(config: StackConfig) -> None:
+    """Run the stack until told to stop."""
+    chosen = with_ports(config)
+    with tempfile.TemporaryDirectory(prefix="vicuna-up-") as folder:
+        asyncio.run(Stack(chosen, Path(folder)).run())
+
+
+def command(argv: list[str]) -> int:
+    """`python -m vicuna.serve up`."""
+    return run_command(StackConfig, main, argv, "python -m vicuna.serve up")

@@ -1,0 +1,1 @@
+"""The chat page: an ordinary client of the OpenAI-compatible API."""

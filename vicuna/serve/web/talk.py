@@ -1,0 +1,80 @@
+"""What the page does, apart from how it is laid out: models, questions, answers, stopping."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vicuna.serve.web import history
+from vicuna.serve.web.client import Answer, Problem, Service
+from vicuna.serve.web.history import Shown
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows next."""
+
+    shown: Shown
+    running: bool
+    small_print: list[tuple[str, str]]
+
+
+class Talk:
+    """The conversations of all visitors with one service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._stops: dict[str, asyncio.Event] = {}
+
+    async def answer(
+        self, session: str, question: Shown, model: str | None, system: str, sampling: Mapping[str, Any]
+    ) -> AsyncGenerator[View, None]:
+        """Answer the last message of `question`, view by view; the last view says where the answer comes from.
+
+        Args:
+            session: the visitor's open page; a second answer of one page ends the first.
+            question: the conversation, a user's message last.
+            model: the chosen model, if there is any.
+            system: system prompt; empty for none.
+            sampling: settings for the API.
+        """
+        yield View(question, True, [])
+        if not model:
+            problem = Problem("No model is available", f"No model is served at {self.service.api} now.")
+            yield View([*question, history.note(problem)], False, [])
+            return
+        self.stop(session)
+        stop = self._stops[session] = asyncio.Event()
+        answer = Answer()
+        try:
+            async for answer in self.service.answer(model, history.for_model(question, system), sampling, stop):
+                if answer.text and not answer.seconds:
+                    yield View([*question, history.assistant(answer.text)], True, [])
+        finally:
+            if self._stops.get(session) is stop:
+                del self._stops[session]
+        said = [history.assistant(answer.text)] if answer.text or answer.problem is None else []
+        noted = [history.note(answer.problem)] if answer.problem else []
+        yield View([*question, *said, *noted], False, small_print(answer))
+
+    def stop(self, session: str) -> None:
+        """End the session's running answer, and with it the worker's computation."""
+        running = self._stops.get(session)
+        if running is not None:
+            running.set()
+
+
+def small_print(answer: Answer) -> list[tuple[str, str]]:
+    """Where an answer comes from: enough to find it in the logs and to walk back to the weights."""
+    named = [
+        ("model", answer.model),
+        ("worker", answer.worker),
+        ("weights", answer.checkpoint[:12]),
+        ("request", answer.request_id),
+    ]
+    parts = [(name, value) for name, value in named if value]
+    if answer.tokens:
+        parts.append(("", f"{answer.tokens} tokens in {answer.seconds:.1f} s"))
+    if answer.finish in ("stopped", "length"):
+        parts.append(("", {"stopped": "stopped", "length": "cut at the token limit"}[answer.finish]))
+    return parts
