@@ -86,7 +86,7 @@ def problems(conversation: Conversation) -> list[str]:
     if turns[-1].role != "assistant":
         found.append(f"it ends with {turns[-1].role}, not assistant")
     empty = [message.role for message in turns if not message.content.strip()]
-    found += [f"an {role} message is empty" if role[0] in "aeiou" else f"a {role} message is empty" for role in empty]
+    found += [f"{'an' if role == 'assistant' else 'a'} {role} message is empty" for role in empty]
     return list(dict.fromkeys(found))
 
 

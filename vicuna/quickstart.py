@@ -137,6 +137,7 @@ def build_stages(config: QuickstartConfig) -> list[Stage]:
     out, size, seed = Path(config.out), config.size, str(config.seed)
     raw, clean, tokenizer, data = out / "raw", out / "clean", out / "tokenizer", out / "data"
     context = str(_context())
+    base, tuned = out / "base", out / "tuned"
     tiny = ["--config", str(CONFIGS / "train" / "tiny.yaml"), "--seed", seed, "--model.max_length", context]
     return [
         Stage("sample corpus", ["data", "sample", "--out", str(raw), "--seed", seed,
@@ -152,9 +153,9 @@ def build_stages(config: QuickstartConfig) -> list[Stage]:
                                  "--max_length", context], out / "init"),
         Stage("base model", ["train", *tiny, "--model.path", str(out / "init"), "--data.path", str(data),
                              "--data.format", "text", "--batch.epochs", str(size.base_epochs),
-                             "--out", str(out / "base")], out / "base" / "model"),
-        Stage("fine-tuning", ["train", *tiny, "--model.path", str(out / "base" / "model"), "--data.path", str(data),
-                              "--batch.epochs", str(size.epochs), "--out", str(out / "tuned")], out / "tuned" / "model"),
+                             "--out", str(base)], base / "model"),
+        Stage("fine-tuning", ["train", *tiny, "--model.path", str(base / "model"), "--data.path", str(data),
+                              "--batch.epochs", str(size.epochs), "--out", str(tuned)], tuned / "model"),
     ]  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from eval_endpoint import error, serving
 
 from vicuna.eval.answers import Answer
 from vicuna.eval.client import Client
-from vicuna.eval.judge import Comparison, LLMJudge, ReferenceJudge, comparisons, judge_all, prompt_name, rivals_of
+from vicuna.eval.judge import Comparison, LLMJudge, ReferenceJudge, comparisons, judge_all, rivals_of
 from vicuna.eval.ledger import Ledger, read_calls
 from vicuna.eval.progress import Progress
+from vicuna.eval.prompting import prompt_name
 from vicuna.eval.questions import Question
 
 QUESTIONS = [Question(str(number), "general", (f"Question {number}?",)) for number in range(3)]

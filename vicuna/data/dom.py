@@ -73,7 +73,7 @@ def tex(element: Element) -> str | None:
 
 
 def _is_drawing(element: Element) -> bool:
-    """Whether an element holds KaTeX's two renderings and no text beside them (an unclosed one swallows what follows)."""
+    """Whether an element holds KaTeX's two renderings and no text beside them, as an unclosed one would."""
     if (element.text or "").strip():
         return False
     for child in element:

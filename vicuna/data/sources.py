@@ -100,14 +100,16 @@ def read(source: Source) -> Iterator[Record]:
     try:
         with open(source.path, "rb") as raw:
             stream = _decompressed(raw)
-            start = _peek(stream)
+            start, lines_before = _peek(stream)
             if start[:1] == b"[":
                 yield from _array(source, stream)
             elif start[:1] == b"{":
                 first_line = start.split(b"\n", 1)[0].strip()
                 lines = _is_json(first_line) or not (first_line == b"{" or len(first_line) >= _PEEK - 16)
-                yield from _lines(source, stream) if lines else _objects(source, stream)
-            elif start:
+                yield from _lines(source, stream, lines_before + 1) if lines else _objects(source, stream)
+            elif not start:
+                yield from _break(source, stream, "[0]")
+            else:
                 raise InputError(f"{source.path} holds no conversations: JSON begins with [ or {{, not {start[:12]!r}")
     except OSError as error:
         raise InputError(f"cannot read {source.path}: {error.strerror or error}") from error
@@ -117,20 +119,40 @@ def _decompressed(raw: IO[bytes]) -> io.BufferedReader:
     magic = raw.read(4)
     raw.seek(0)
     if magic.startswith(_GZIP):
-        return io.BufferedReader(_Patient(gzip.GzipFile(fileobj=raw)), _PEEK)
-    if magic == _ZSTD:
-        import zstandard
+        chunks = _gzip_chunks(raw)
+    elif magic == _ZSTD:
+        chunks = _zstd_chunks(raw)
+    else:
+        chunks = iter(lambda: raw.read(_PEEK), b"")
+    return io.BufferedReader(_Chunks(chunks), _PEEK)
 
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(_Patient(reader), _PEEK)
-    return io.BufferedReader(_Patient(raw), _PEEK)
+
+def _gzip_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=raw) as file:
+        while data := file.read1(_PEEK):
+            yield data
 
 
-class _Patient(io.RawIOBase):
-    """A stream that ends where its compressed data breaks off, and remembers that it did."""
+def _zstd_chunks(raw: IO[bytes]) -> Iterator[bytes]:
+    import zstandard
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    while chunk := raw.read(_PEEK):
+        while chunk:
+            if frame.eof:
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise EOFError("the last frame is not complete")
+
+
+class _Chunks(io.RawIOBase):
+    """A stream of chunks of bytes that ends where the compressed data breaks off, and remembers why it did."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
         self.broken = ""
 
     def readable(self) -> bool:
@@ -139,25 +161,27 @@ class _Patient(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         import zstandard
 
-        if self.broken:
-            return 0
         try:
-            data = self._inner.read(len(buffer))
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            self.broken = str(error)
+            while not self._rest and not self.broken:
+                self._rest = next(self._chunks)
+        except StopIteration:
             return 0
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            self.broken = " ".join(str(error).split())
+        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(data)] = data
         return len(data)
 
 
-def _peek(stream: io.BufferedReader) -> bytes:
-    """The first bytes without byte order mark and white space; what they stand behind is skipped."""
+def _peek(stream: io.BufferedReader) -> tuple[bytes, int]:
+    """The first bytes that are no white space or byte order mark, and how many line ends stood before them."""
+    lines = 0
     while True:
         start = stream.peek(_PEEK)
         skip = len(start) - len(start.removeprefix(_BOM).lstrip())
-        if not skip or not start:
-            return start
-        stream.read(skip)
+        if not skip:
+            return start, lines
+        lines += stream.read(skip).count(b"\n")
 
 
 def _is_json(line: bytes) -> bool:
@@ -167,9 +191,9 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
-def _lines(source: Source, stream: io.BufferedReader) -> Iterator[Record]:
-    complete, number = True, 0
-    for number, line in enumerate(stream, 1):
+def _lines(source: Source, stream: io.BufferedReader, first: int) -> Iterator[Record]:
+    complete, number = True, first - 1
+    for number, line in enumerate(stream, first):
         if not line.strip():
             continue
         where = f":{number}"

@@ -5,11 +5,8 @@ ledgers look alike.
 """
 
 import dataclasses
-import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Protocol
 
 from vicuna.eval import reference
@@ -18,12 +15,10 @@ from vicuna.eval.client import Client, Refused, Reply, Unanswered, for_each
 from vicuna.eval.grammar import parse_rating, parse_scores, parse_verdict, read_scores
 from vicuna.eval.ledger import Call, Ledger, request_hash
 from vicuna.eval.progress import Progress
+from vicuna.eval.prompting import filled, prompt_name, text_of, version_of
 from vicuna.eval.questions import Question
-from vicuna.files import sha256_text
 
 UNREADABLE = "unreadable"
-CODING = frozenset({"coding", "code", "programming"})
-MATHS = frozenset({"math", "maths", "mathematics", "arithmetic"})
 
 
 @dataclass(frozen=True)
@@ -215,10 +210,10 @@ class LLMJudge:
         question, first, second = comparison.question, comparison.first, comparison.second
         name = prompt_name(question.category)
         messages = [
-            {"role": "system", "content": _prompt("system")},
-            {"role": "user", "content": _fill(_prompt(name), comparison)},
+            {"role": "system", "content": text_of("system")},
+            {"role": "user", "content": filled(text_of(name), question, first, second)},
         ]
-        call = Call("", question.id, first.model, second.model, self.label, _version(name), messages, self._params)
+        call = Call("", question.id, first.model, second.model, self.label, version_of(name), messages, self._params)
         return dataclasses.replace(call, request=request_hash(call))
 
     async def complete(self, call: Call, comparison: Comparison) -> Call:
@@ -235,8 +230,8 @@ class LLMJudge:
         if call.refused:
             return None
         said = [{"role": "assistant", "content": call.text}] if call.text else []
-        messages = [*call.messages, *said, {"role": "user", "content": _prompt("repair")}]
-        call = Call("", call.question_id, call.first, call.second, call.judge, _version("repair"), messages,
+        messages = [*call.messages, *said, {"role": "user", "content": text_of("repair")}]
+        call = Call("", call.question_id, call.first, call.second, call.judge, version_of("repair"), messages,
                     call.params, repairs=call.request)  # fmt: skip
         return dataclasses.replace(call, request=request_hash(call))
 
@@ -253,59 +248,7 @@ def _completed(call: Call, reply: Reply) -> Call:
     return dataclasses.replace(call, parse=_read(call))
 
 
-def prompt_name(category: str) -> str:
-    """Which prompt a category is judged by: "general", "coding" or "math"."""
-    name = category.casefold()
-    return "coding" if name in CODING else "math" if name in MATHS else "general"
-
-
-@functools.cache
-def _prompt(name: str) -> str:
-    return resources.files("vicuna.eval").joinpath("prompts", f"{name}.txt").read_text(encoding="utf-8").strip()
-
-
-@functools.cache
-def _version(name: str) -> str:
-    """ "general@1f0c2a9b": a verdict can be told from one under an earlier wording."""
-    return f"{name}@{sha256_text(_prompt('system') + _prompt(name))[:8]}"
-
-
-def _fill(prompt: str, comparison: Comparison) -> str:
-    """The prompt with its places filled in one pass: braces inside answers stay as they are.
-
-    The fence is a hash of what it encloses, so that an answer cannot close it and speak in the prompt's name.
-    """
-    question, first, second = comparison.question, comparison.first, comparison.second
-    places = {
-        "question": "\n\n".join(question.turns) if len(question.turns) == 1 else _numbered("User", question.turns),
-        "reference": _reference_part(question),
-        "answer_1": _spoken(first),
-        "answer_2": _spoken(second),
-    }
-    places["fence"] = sha256_text("\n".join(places.values()))[:8]
-    places["reference"] = places["reference"].replace("{fence}", places["fence"])
-    return re.sub(r"\{(\w+)\}", lambda match: places[match[1]], prompt)
-
-
-def _reference_part(question: Question) -> str:
-    if not any(question.references):
-        return ""
-    known = [(turn, " / ".join(accepted)) for turn, accepted in enumerate(question.references, 1) if accepted]
-    lines = [text if len(question.turns) == 1 else f"Turn {turn}: {text}" for turn, text in known]
-    return "\n".join(["", "<<<{fence} known right answer>>>", *lines, "<<<{fence} end of known right answer>>>", ""])
-
-
-def _spoken(answer: Answer) -> str:
-    if answer.refused:
-        return "(no answer)"
-    return answer.turns[0] if len(answer.turns) == 1 else _numbered("Answer", answer.turns)
-
-
-def _numbered(name: str, turns: Sequence[str]) -> str:
-    return "\n\n".join(f"[{name}, turn {number}]\n{turn}" for number, turn in enumerate(turns, 1))
-
-
 __all__ = [
     "Comparison", "Judge", "LLMJudge", "ReferenceJudge", "comparisons", "grade_answer", "judge_all", "parse_rating",
-    "parse_scores", "parse_verdict", "prompt_name", "read_scores", "rivals_of",
+    "parse_scores", "parse_verdict", "read_scores", "rivals_of",
 ]  # fmt: skip

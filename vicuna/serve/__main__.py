@@ -13,11 +13,12 @@ COMMANDS = {
 }
 
 
-def command(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one of the serving commands and return its exit status."""
     lifeline.watch()
-    return dispatch("python -m vicuna.serve", "Serve chatbots to programs and people.", COMMANDS, argv)
+    words = sys.argv[1:] if argv is None else argv
+    return dispatch("python -m vicuna.serve", "Serve chatbots to programs and people.", COMMANDS, words)
 
 
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(main())

@@ -2,22 +2,57 @@
 
 import sys
 
-from vicuna.command import Command, dispatch
+from vicuna.command import Command, dispatch, run
+from vicuna.train.config import InitConfig, TokenizerConfig, TrainConfig
 
 PROG = "python -m vicuna.train"
 COMMANDS = {
-    "run": Command("vicuna.train.run:command", "train or fine-tune a model (what happens without a command too)"),
-    "tokenizer": Command("vicuna.train.tokenizer:command", "train a BPE tokenizer on conversations"),
-    "init": Command("vicuna.train.init:command", "make a LLaMA with random weights"),
+    "run": Command("vicuna.train.__main__:train", "train or fine-tune a model (what happens without a command too)"),
+    "tokenizer": Command("vicuna.train.__main__:tokenizer", "train a BPE tokenizer on conversations"),
+    "init": Command("vicuna.train.__main__:init", "make a LLaMA with random weights"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """The stage's command line; settings without a command mean `run`."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] not in COMMANDS:
+    if not words or words[0].startswith("-"):
         words = ["run", *words]
     return dispatch(PROG, "Fine-tune a base model on cleaned conversations.", COMMANDS, words)
+
+
+def train(argv: list[str]) -> int:
+    """The `run` command."""
+    return run(TrainConfig, _train, argv, PROG)
+
+
+def tokenizer(argv: list[str]) -> int:
+    """The `tokenizer` command."""
+    return run(TokenizerConfig, _tokenizer, argv, f"{PROG} tokenizer")
+
+
+def init(argv: list[str]) -> int:
+    """The `init` command."""
+    return run(InitConfig, _init, argv, f"{PROG} init")
+
+
+# The work is imported only after the settings are known to be right: help and mistakes answer at once.
+def _train(config: TrainConfig) -> None:
+    from vicuna.train.run import main as work
+
+    work(config)
+
+
+def _tokenizer(config: TokenizerConfig) -> None:
+    from vicuna.train.tokenizer import main as work
+
+    work(config)
+
+
+def _init(config: InitConfig) -> None:
+    from vicuna.train.init import main as work
+
+    work(config)
 
 
 if __name__ == "__main__":

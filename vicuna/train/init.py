@@ -1,15 +1,9 @@
 """A LLaMA with random weights, as an ordinary checkpoint folder."""
 
 from vicuna import manifest
-from vicuna.command import run
 from vicuna.config import to_dict
 from vicuna.models.load import checkpoint_hash, load_tokenizer, quiet_transformers
 from vicuna.train.config import InitConfig
-
-
-def command(argv: list[str]) -> int:
-    """`python -m vicuna.train init TOKENIZER --out DIR`."""
-    return run(InitConfig, main, argv, "python -m vicuna.train init")
 
 
 def main(config: InitConfig) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from vicuna import command as commands
 from vicuna import manifest
 from vicuna.config import dump, to_dict
 from vicuna.errors import ConfigError, InputError
@@ -30,11 +29,6 @@ IRRELEVANT = ("out", "checkpoint", "log_every", "threads")
 """Settings that do not change the trained weights, so that a run may go on under other ones."""
 PATHS = ("model", "data")
 """Groups whose `path` is not part of the run's identity: the parents' content hashes stand for it."""
-
-
-def command(argv: list[str]) -> int:
-    """`python -m vicuna.train --config FILE ...`."""
-    return commands.run(TrainConfig, main, argv, "python -m vicuna.train")
 
 
 def main(config: TrainConfig) -> None:
@@ -131,14 +125,16 @@ def _train(
     def batches_of(step: int) -> list[Batch]:
         return [make_batch([data.samples[i] for i in each], precision.device) for each in plan[step]]
 
+    def rate_of(step: int) -> float:
+        return learning_rate(config.optim, step, len(plan))
+
     def save() -> None:
         checkpoint.save(out / "checkpoints", identity, position, model, optimizer, config.checkpoint.keep)
 
     try:
         loop.train(
-            model, optimizer, len(plan), batches_of, lambda step: learning_rate(config.optim, step, len(plan)), position,
-            max_norm=config.optim.max_norm, capacity=config.batch.tokens, precision=precision,
-            after=progress.add, save=save, save_every=config.checkpoint.every,
+            model, optimizer, len(plan), batches_of, rate_of, position, max_norm=config.optim.max_norm,
+            capacity=config.batch.tokens, precision=precision, after=progress.add, save=save, save_every=config.checkpoint.every,
         )  # fmt: skip
     finally:
         progress.close()

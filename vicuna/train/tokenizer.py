@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from vicuna import manifest
-from vicuna.command import run
 from vicuna.config import to_dict
 from vicuna.conversation import read_conversations
 from vicuna.prompt import Template, template
@@ -16,11 +15,6 @@ from vicuna.train.dataset import dataset_hash, files_of
 
 logger = logging.getLogger(__name__)
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
-
-
-def command(argv: list[str]) -> int:
-    """`python -m vicuna.train tokenizer IN... --out DIR`."""
-    return run(TokenizerConfig, main, argv, "python -m vicuna.train tokenizer")
 
 
 def main(config: TokenizerConfig) -> None:

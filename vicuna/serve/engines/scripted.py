@@ -10,7 +10,7 @@ The script is YAML. The first rule whose `match` (a regular expression) is found
         answer: one two three four
         fail: crash         # crash | error | hang
         after: 2            # tokens before it fails
-      - answer: "{last}"    # {last} is the last message
+      - answer: "{last}"    # {last} is the last message, {chat} all of them with their roles
 
 A token is a word with the space before it.
 """
@@ -41,7 +41,7 @@ class Rule:
     match: str = ""
     """Regular expression, found anywhere in the last message; empty matches everything."""
     answer: str = "{last}"
-    """The answer; {last} stands for the last message."""
+    """The answer; {last} stands for the last message, {chat} for all messages with their roles."""
     repeat: int = 1
     """How many times the answer is said."""
     first: float = 0.0
@@ -97,7 +97,8 @@ class ScriptedEngine:
         prompt_tokens = self._prompt_tokens(job)
         yield Piece(prompt_tokens=prompt_tokens)
         rule = self._rule(_last(job))
-        tokens = _TOKEN.findall(rule.answer.replace("{last}", _last(job)) * rule.repeat)
+        answer = rule.answer.replace("{chat}", _chat(job)).replace("{last}", _last(job))
+        tokens = _TOKEN.findall(answer * rule.repeat)
         limit = min(job.sampling.max_tokens or self._max_length, self._max_length - prompt_tokens)
         self._running += 1
         try:
@@ -172,6 +173,10 @@ def _last(job: Job) -> str:
     if job.messages is not None:
         return job.messages[-1].content if job.messages else ""
     return job.prompt if job.prompt is not None else " ".join(map(str, job.tokens or ()))
+
+
+def _chat(job: Job) -> str:
+    return " / ".join(f"{turn.role}: {turn.content}" for turn in job.messages or ())
 
 
 def _read(text: str, path: str) -> Script:

@@ -1,0 +1,95 @@
+"""What holds for every page: a markdown reader sees the page's text again, and nothing raises."""
+
+import html
+import re
+
+from bs4 import BeautifulSoup
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from vicuna.data.markdown import html_to_markdown
+
+READER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+TRICKY = (
+    "word x_y __init__ * ** _ ~~ ~ ` `` ``` ~~~ < <div> </s> & &amp; &copy; # ## - + 1. 2) > | [x] [a](b) ![i](u) \\ \\* "
+    "! $5 : (q) = === --- -- ***  é 中文 “q” http://a_b.c a*b*c [ref]: |---| . ,"
+).split()
+
+raw_text = st.lists(st.sampled_from([*TRICKY, "\n", "\xa0"]), min_size=1, max_size=6).map(" ".join)
+text = raw_text.map(lambda value: html.escape(value, quote=False))
+code_text = st.text(st.sampled_from("ab `*_\n\t#<&~-"), max_size=30)
+
+
+def element(name: str, inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return inner.map(lambda value: f"<{name}>{value}</{name}>")
+
+
+def joined(parts: st.SearchStrategy[str], most: int = 3) -> st.SearchStrategy[str]:
+    return st.lists(parts, min_size=1, max_size=most).map(" ".join)
+
+
+inline = st.recursive(
+    text | element("code", st.sampled_from(["x", "a`b", "``", "*z*", "\\", "a|b"])),
+    lambda inner: st.one_of(
+        *(element(name, joined(inner)) for name in ("strong", "em", "del")),
+        joined(text).map(lambda value: f'<a href="/u(1)_x">{value}</a>'),
+    ),
+    max_leaves=5,
+)
+paragraph = element("p", joined(inline, 4))
+code_block = code_text.map(lambda value: f"<pre><code>{html.escape(value, quote=False)}\n</code></pre>")
+blocks = st.recursive(
+    paragraph | code_block | element("h2", text.map(lambda value: value.replace("\n", " "))),
+    lambda inner: st.one_of(
+        element("blockquote", joined(inner)),
+        element("ul", joined(element("li", joined(inline | inner)))),
+        element("ol", joined(element("li", joined(inner)))),
+    ),
+    max_leaves=6,
+)
+
+
+def words(page: str) -> str:
+    """Visible text without code blocks and white space."""
+    soup = BeautifulSoup(page, "html.parser")
+    for pre in soup.find_all("pre"):
+        pre.decompose()
+    return re.sub(r"\s+", "", soup.get_text())
+
+
+def code(page: str) -> list[str]:
+    return [pre.get_text() for pre in BeautifulSoup(page, "html.parser").find_all("pre")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(joined(blocks))
+def test_a_reader_of_the_markdown_sees_the_text_and_the_code_of_the_page(page):
+    again = READER.render(html_to_markdown(page))
+    assert words(again) == words(page)
+    assert [each.removesuffix("\n") for each in code(again)] == [each.removesuffix("\n") for each in code(page)]
+
+
+TAGS = (
+    "<div> </div> <p> </p> <ul> <li> </li> </ul> <table> <tr> <td> </table> <pre> </pre> <code> </code> <b> </b> <i> </a> "
+    "<a~href=x> <br> <span~class=katex> <span~class=katex-display> </span> <h2> <blockquote> <svg> </svg> <!-- --> <!x <?x "
+    "</ < & &#x41; &#0; <math> <annotation~encoding=application/x-tex> <textarea> <foo> \x00 \x07 \ud800"
+).split(" ")
+soup = st.lists(st.sampled_from([tag.replace("~", " ") for tag in TAGS]) | st.text(max_size=8), max_size=20).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(soup)
+def test_nothing_raises(page):
+    html_to_markdown(page)
+
+
+SAFE = [tag.replace("~", " ") for tag in TAGS if tag[-1:] == ">" and not tag.startswith(("<svg", "</svg", "<!", "<textarea"))]
+worded = st.lists(st.sampled_from(SAFE) | st.integers(0, 999).map(lambda n: f"word{n}"), max_size=20)
+
+
+@settings(max_examples=500, deadline=None)
+@given(worded)
+def test_tags_in_any_order_lose_no_word(parts):
+    markdown = html_to_markdown("".join(parts))
+    assert [part for part in parts if part.startswith("word") and part not in markdown] == []

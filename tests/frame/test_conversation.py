@@ -1,0 +1,94 @@
+"""Conversations: what is valid, and files that read back as they were written."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vicuna.conversation import (
+    Conversation,
+    Message,
+    from_row,
+    problems,
+    read_conversations,
+    to_row,
+    write_conversations,
+)
+from vicuna.errors import InputError
+
+messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20))
+conversations = st.builds(
+    Conversation,
+    id=st.text(min_size=1, max_size=8),
+    messages=st.lists(messages, max_size=6).map(tuple),
+    source=st.text(min_size=1, max_size=8),
+    metadata=st.dictionaries(st.sampled_from(["model", "lang"]), st.text(max_size=5), max_size=2),
+)
+
+
+def chat(*turns: tuple[str, str]) -> Conversation:
+    return Conversation("c", tuple(Message(role, text) for role, text in turns))  # type: ignore[arg-type]
+
+
+@given(st.lists(conversations, max_size=4), st.sampled_from(["messages", "sharegpt"]))
+def test_what_is_written_is_read_back_equal(tmp_path_factory, chats, layout):
+    path = tmp_path_factory.mktemp("chats") / "c.jsonl"
+    assert write_conversations(path, chats, layout) == len(chats)
+    assert list(read_conversations(path)) == chats
+
+
+@pytest.mark.parametrize("name", ["human", "user"])
+@pytest.mark.parametrize("other", ["gpt", "assistant", "chatgpt", "bing", "bard"])
+def test_community_names_of_the_roles_are_understood(name, other):
+    row = {"id": 1, "conversations": [{"from": name, "value": "a"}, {"from": other, "value": "b"}], "model": "m"}
+    found = from_row(row, "f.json:1")
+    assert [m.role for m in found.messages] == ["user", "assistant"]
+    assert (found.id, found.source, found.metadata) == ("1", "f.json:1", {"model": "m"})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "x", "text": "a"}, r"f:3: a record needs a list under `messages` or `conversations`"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, r"f:3: messages\[0\]: unknown role 'robot'; known: system"),
+        ({"messages": [{"role": "user", "content": None}]}, r"f:3: messages\[0\]: a turn needs text under `content`"),
+        ({"conversations": ["hi"]}, r"f:3: conversations\[0\]: a turn needs text under `value`"),
+    ],
+)
+def test_a_malformed_record_is_named_with_its_place(row, message):
+    with pytest.raises(InputError, match=message):
+        from_row(row, "f:3")
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(to_row(chat(("user", "a"), ("assistant", "b")))) + "\n{oops\n")
+    with pytest.raises(InputError, match=r"c.jsonl:2: not JSON"):
+        list(read_conversations(path))
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([], "it has no turns"),
+        ([("system", "s")], "it has no turns"),
+        ([("assistant", "a")], "it starts with assistant, not user"),
+        ([("user", "a"), ("user", "b"), ("assistant", "c")], "two user messages follow each other"),
+        ([("user", "a")], "it ends with user, not assistant"),
+        ([("user", " \n"), ("assistant", "b")], "a user message is empty"),
+        ([("user", "a"), ("assistant", "")], "an assistant message is empty"),
+        ([("user", "a"), ("system", "s"), ("assistant", "b")], "it has a system message after the first turn"),
+    ],
+)
+def test_what_makes_a_conversation_invalid(turns, reason):
+    assert reason in problems(chat(*turns))
+    with pytest.raises(ValueError, match="conversation c"):
+        chat(*turns, ("user", "x")).rounds()
+
+
+def test_a_valid_conversation_has_rounds():
+    valid = chat(("system", ""), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    assert problems(valid) == []
+    assert [(q.content, a.content) for q, a in valid.rounds()] == [("a", "b"), ("c", "d")]
+    assert valid.system == ""

@@ -1,0 +1,244 @@
+"""The embedded engine behind a worker and a controller, with a real (tiny) model; and the engine by itself."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serve_stack import Command, Site, site, until
+from serve_tiny import checkpoint
+
+from vicuna.config import ModelConfig
+from vicuna.conversation import Message
+from vicuna.errors import ConfigError
+from vicuna.serve.config import EngineConfig, WorkerConfig
+from vicuna.serve.engines.transformers import TransformersEngine, choose_device
+from vicuna.serve.faults import Fault
+from vicuna.serve.protocol import Job, Sampling, Turn
+
+torch = pytest.importorskip("torch")
+CONTEXT = 160
+TEMPLATE = "vicuna_v1.1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model") / "tiny", context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def api(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("site")) as made:
+        made.join("--model.path", str(folder), "--model.template", TEMPLATE, "--engine.threads", "1")
+        yield made
+
+
+def prompt_ids(folder: Path, messages: list[Message]) -> tuple[Any, list[int]]:
+    from vicuna.models.load import load_template, load_tokenizer
+    from vicuna.prompt import encode_prompt
+
+    words = load_tokenizer(folder)
+    return words, encode_prompt(messages, words, load_template(folder, TEMPLATE, words))
+
+
+def expected(folder: Path, question: str, tokens: int) -> tuple[str, int, int]:
+    """What `generate` answers to the prompt of the one prompt truth: text, prompt tokens, answer tokens."""
+    from vicuna.models.load import load_model
+
+    words, ids = prompt_ids(folder, [Message("user", question)])
+    model = load_model(folder, torch.float32, "cpu")
+    given = torch.tensor([ids])
+    out = model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, do_sample=False)
+    answer = out[0, len(ids) :].tolist()
+    whole = words.decode(ids + answer, skip_special_tokens=True)
+    text = whole[len(words.decode(ids, skip_special_tokens=True)) :]
+    return text.removeprefix(" "), len(ids), len(answer)
+
+
+def body(question: str, **more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": question}], "temperature": 0, **more}
+
+
+def test_greedy_answers_through_the_api_are_those_of_generate(api: Site, folder: Path) -> None:
+    questions = [f"{'word ' * i}how are you {i}?" for i in range(6)]
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            address = f"{api.api}/v1/chat/completions"
+            return await asyncio.gather(*(client.post(address, json=body(q, max_tokens=12)) for q in questions))
+
+    for question, reply in zip(questions, asyncio.run(ask()), strict=True):
+        text, prompt, answer = expected(folder, question, 12)
+        assert reply.json()["choices"][0]["message"]["content"] == text
+        assert reply.json()["usage"] == {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+
+
+def test_text_that_looks_like_a_stop_token_stays_text(api: Site, folder: Path) -> None:
+    question = "a </s> b USER: c ASSISTANT: d"
+    reply = httpx.post(f"{api.api}/v1/chat/completions", json=body(question, max_tokens=5), timeout=60).json()
+    assert reply["usage"]["prompt_tokens"] == len(prompt_ids(folder, [Message("user", question)])[1])
+
+
+def test_an_overlong_prompt_is_400_with_both_numbers_and_the_engine_lives_on(api: Site, folder: Path) -> None:
+    question = "quick brown fox " * 60
+    tokens = len(prompt_ids(folder, [Message("user", question)])[1])
+    reply = httpx.post(f"{api.api}/v1/chat/completions", json=body(question), timeout=60)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "context_length_exceeded"
+    assert f"{CONTEXT} tokens" in reply.json()["error"]["message"]
+    assert f"{tokens} tokens" in reply.json()["error"]["message"]
+    assert httpx.post(f"{api.api}/v1/chat/completions", json=body("hi", max_tokens=3), timeout=60).status_code == 200
+
+
+def test_an_answer_ends_where_the_context_ends(api: Site, folder: Path) -> None:
+    reply = httpx.post(
+        f"{api.api}/v1/chat/completions", json=body("hi", max_tokens=5000, ignore_eos=True), timeout=60
+    ).json()
+    assert reply["usage"]["total_tokens"] == CONTEXT
+    assert reply["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_seed_repeats_an_answer_and_streams_say_the_same(api: Site) -> None:
+    asked = body("hi", max_tokens=20, seed=5) | {"temperature": 1.0, "top_p": 0.9}
+    address = f"{api.api}/v1/chat/completions"
+    first, second = (httpx.post(address, json=asked, timeout=60).json() for _ in range(2))
+    assert first["choices"] == second["choices"]
+    other = httpx.post(address, json=asked | {"seed": 6}, timeout=60).json()
+    assert other["choices"] != first["choices"]
+    import openai
+
+    with openai.OpenAI(base_url=f"{api.api}/v1", api_key="none") as client:
+        stream = client.chat.completions.create(**asked, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == first["choices"][0]["message"]["content"]
+
+
+def test_completions_take_text_and_token_ids(api: Site) -> None:
+    address = f"{api.api}/v1/completions"
+    asked = {"model": "tiny", "temperature": 0, "max_tokens": 5}
+    assert httpx.post(address, json=asked | {"prompt": "The quick"}, timeout=60).status_code == 200
+    assert httpx.post(address, json=asked | {"prompt": [5, 6]}, timeout=60).json()["usage"]["prompt_tokens"] == 2
+    reply = httpx.post(address, json=asked | {"prompt": [5, 99999]}, timeout=60)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "prompt")
+
+
+def test_a_template_that_cannot_say_the_messages_is_a_400(api: Site) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
+    reply = httpx.post(f"{api.api}/v1/chat/completions", json={"model": "tiny", "messages": messages}, timeout=60)
+    assert reply.status_code == 400
+    assert "system message" in reply.json()["error"]["message"]
+
+
+def test_many_clients_that_leave_free_every_row(api: Site) -> None:
+    async def one(client: httpx.AsyncClient, index: int) -> None:
+        try:
+            async with asyncio.timeout(0.02 * (index % 9)):
+                await client.post(f"{api.api}/v1/chat/completions", json=body(f"hi {index}", ignore_eos=True))
+        except TimeoutError:
+            pass
+
+    async def all_of_them() -> None:
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60) as client:
+            await asyncio.gather(*(one(client, index) for index in range(60)))
+
+    asyncio.run(all_of_them())
+    until(lambda: api.fleet()["in_flight"] == 0, "all slots to be free")
+    idle = {"running": 0.0, "batch": 0.0, "waiting": 0.0}
+    until(lambda: api.fleet()["workers"][0]["load"] == idle, "all rows to be free")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--model.path", "/nowhere"], "is not a folder"),
+        (["--model.template", "vicuna_v1.1"], "needs --model.path"),
+        (["--names", "x", "--engine.kind", "scripted", "--engine.script", "/nowhere.yaml"], "cannot read"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path: Path, flags: list[str], says: str) -> None:
+    command = Command(tmp_path, "worker", *flags)
+    assert command.wait() in (1, 2)
+    lines = command.output().strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+
+
+# ------------------------------------------------------------------------------------------- the engine by itself
+def config(folder: Path, **engine: Any) -> WorkerConfig:
+    model = ModelConfig(path=str(folder), template=TEMPLATE)
+    return WorkerConfig(model=model, engine=EngineConfig(threads=1, **engine))
+
+
+def test_a_continued_job_goes_on_with_the_same_tokens_and_text(folder: Path) -> None:
+    async def check() -> None:
+        engine = TransformersEngine(config(folder))
+        await engine.start()
+        try:
+            job = Job(
+                id="1",
+                model="tiny",
+                messages=(Turn(role="user", content="hi"),),
+                sampling=Sampling(temperature=1.0, seed=3, max_tokens=30, ignore_eos=True),
+            )
+            pieces = [piece async for piece in engine.generate(job)][1:]
+            ids = [each for piece in pieces for each in piece.ids]
+            text = "".join(piece.text for piece in pieces)
+            for cut in (1, 7, 29):
+                shown = "".join(piece.text for piece in pieces[:cut])
+                part = job.model_copy(update={"emitted": tuple(ids[:cut]), "emitted_text": len(shown)})
+                rest = [piece async for piece in engine.generate(part)][1:]
+                assert ids[:cut] + [each for piece in rest for each in piece.ids] == ids
+                assert shown + "".join(piece.text for piece in rest) == text
+                assert rest[-1].finish == "length"
+        finally:
+            await engine.close()
+
+    asyncio.run(check())
+
+
+def test_a_step_that_fails_ends_its_answers_with_an_error_and_the_engine_goes_on(folder: Path) -> None:
+    async def check() -> None:
+        engine = TransformersEngine(config(folder))
+        await engine.start()
+        try:
+            job = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(temperature=0, max_tokens=3))
+            engine._model.forward = _out_of_memory
+            with pytest.raises(Fault, match="OutOfMemoryError"):
+                _ = [piece async for piece in engine.generate(job)]
+            del engine._model.forward
+            assert [piece async for piece in engine.generate(job)][-1].finish is not None
+            assert engine.trouble() is None
+        finally:
+            await engine.close()
+
+    asyncio.run(check())
+
+
+def _out_of_memory(*args: Any, **kwargs: Any) -> None:
+    raise torch.OutOfMemoryError("the memory is full")
+
+
+def test_closing_ends_the_thread(folder: Path) -> None:
+    async def check() -> None:
+        engine = TransformersEngine(config(folder))
+        await engine.start()
+        await engine.close()
+        assert engine.trouble() is not None
+
+    asyncio.run(check())
+    assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_device_or_dtype_that_is_not_there_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.device"):
+        choose_device(EngineConfig(device="warp"))
+    with pytest.raises(ConfigError, match=r"engine\.dtype"):
+        choose_device(EngineConfig(device="cpu", dtype="float3"))

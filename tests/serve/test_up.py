@@ -1,0 +1,121 @@
+"""`python -m vicuna.serve up`: one command starts, supervises and ends a stack; real processes."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from serve_stack import Command, free_port, get, until
+
+from vicuna.config import load
+from vicuna.serve.config import StackConfig, WorkerConfig
+from vicuna.serve.up import threads_each
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "serve"
+
+
+class Up:
+    """A stack of two scripted workers."""
+
+    def __init__(self, folder: Path, **more: object) -> None:
+        self.port = free_port()
+        self.api = f"http://127.0.0.1:{self.port}"
+        tree = {
+            "controller": {"port": self.port},
+            "workers": [{"names": [name], "engine": {"kind": "scripted"}} for name in ("one", "two")],
+            "page": False,
+            **more,
+        }
+        path = folder / "stack.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        self.command = Command(folder, "up", "--config", str(path))
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.command.process.pid).children(recursive=True)
+
+    def child(self, word: str) -> psutil.Process | None:
+        return next((each for each in self.children() if word in each.cmdline()), None)
+
+    def ready(self) -> list[psutil.Process]:
+        until(lambda: "ready." in self.command.output() or self.command.process.poll() is not None, "the stack")
+        assert "ready." in self.command.output(), self.command.output()
+        return self.children()
+
+
+@pytest.fixture
+def ups() -> Iterator[list[Up]]:
+    made: list[Up] = []
+    yield made
+    for each in made:
+        with_children = []
+        if each.command.process.poll() is None:
+            with_children = each.children()
+        each.command.end()
+        for child in with_children:
+            if child.is_running():
+                child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stack_starts_serves_and_ends_without_a_trace(tmp_path: Path, ups: list[Up], number: int) -> None:
+    ups.append(Up(tmp_path))
+    children = ups[0].ready()
+    models = get(f"{ups[0].api}/v1/models")
+    assert [model["id"] for model in models["data"]] == ["one", "two"]
+    assert len(children) == 3
+    ups[0].command.signal(number)
+    assert ups[0].command.wait() == 0
+    assert not any(child.is_running() for child in children)
+    assert "Traceback" not in ups[0].command.output()
+
+
+def test_a_stack_that_is_killed_leaves_no_process_behind(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path))
+    children = ups[0].ready()
+    ups[0].command.signal(signal.SIGKILL)
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert len(gone) == 3
+    assert alive == []
+
+
+def test_a_worker_that_dies_is_started_again(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path))
+    ups[0].ready()
+    worker = ups[0].child("worker")
+    assert worker is not None
+    worker.kill()
+    until(lambda: "starting it again" in ups[0].command.output(), "the restart")
+    until(lambda: len((get(f"{ups[0].api}/fleet") or {}).get("workers", [])) == 2, "the worker to join again")
+    assert "killed by SIGKILL" in ups[0].command.output()
+
+
+def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, ups: list[Up]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ups.append(Up(tmp_path, controller={"port": port}))
+        assert ups[0].command.wait() == 2
+        expected = f"error: port {port} is in use by another program; choose another with --controller.port"
+        assert ups[0].command.output().startswith(expected)
+        lone = Command(tmp_path, "controller", "--port", str(port))
+        assert lone.wait() == 2
+        assert "choose another with --port" in lone.output()
+
+
+def test_a_worker_that_cannot_start_ends_the_stack_with_its_reason(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path, workers=[{"model": {"path": "/nowhere/tiny"}}]))
+    assert ups[0].command.wait() == 1
+    assert "error: worker tiny: /nowhere/tiny is not a folder" in ups[0].command.output()
+
+
+def test_every_stack_file_loads_and_the_cores_are_shared() -> None:
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert files
+    for path in files:
+        config = load(StackConfig, ["--config", str(path)])
+        assert config.workers
+    assert threads_each([WorkerConfig()]) >= threads_each([WorkerConfig()] * 2) >= 1
