@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tokenizers_kinds import tokenizer_of
 from vicuna import manifest
+from vicuna.config import ModelConfig
 from vicuna.conversation import problems, read_conversations
 from vicuna.data.__main__ import main
 from vicuna.data.config import CleanConfig, LanguageConfig, OutputConfig, SplitConfig
@@ -55,7 +56,7 @@ def corpus(seed, size):
         elif kind == 4:
             chance.choice(turns)["from"] = chance.choice(["system", "narrator"])
         elif kind == 5 and rows:
-            turns = chance.choice(rows).get("conversations", [])
+            turns = chance.choice([each for each in rows if isinstance(each, dict)]).get("conversations", [])
         rows.append({"id": f"chat{n % (size - 1 or 1)}", "conversations": turns})
         if kind == 6:
             rows.append(chance.choice([{"id": "no turns"}, 7, "text", None, {"conversations": [{"from": "human"}]}]))
@@ -112,14 +113,19 @@ def test_pages_become_markdown_and_the_folder_is_complete(tmp_path):
     (sample,) = samples(tmp_path / "out")
     assert [message.content for message in sample.messages] == ["What is <b>?", "It is **bold**."]
     assert sample.source == "raw.json[0]"
-    assert manifest.verify(tmp_path / "out").kind == "dataset" and made.facts["rounds_kept"] == 1
-    assert "raw.json" in made.parents and (tmp_path / "out" / "report.html").exists()
+    assert manifest.verify(tmp_path / "out").kind == "dataset"
+    assert made.facts["rounds_kept"] == 1
+    assert "raw.json" in made.parents
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_every_dropped_round_has_a_line_with_its_reason_and_place(tmp_path):
     rows = [row("a", "first question here", "network error", "second", "a good answer"), 5, row("b")]
     build(config(write(tmp_path / "raw.json", rows), tmp_path / "out"))
-    lines = [(each["id"], each["round"], each["stage"], each["reason"], each["position"]) for each in ledger(tmp_path / "out")]
+    lines = [
+        (each["id"], each["round"], each["stage"], each["reason"], each["position"])
+        for each in ledger(tmp_path / "out")
+    ]
     assert lines == [
         ("a", 0, "quality", "error message instead of an answer", "[0]"),
         ("raw.json[1]", None, "read", "malformed record", "[1]"),
@@ -128,16 +134,17 @@ def test_every_dropped_round_has_a_line_with_its_reason_and_place(tmp_path):
     assert all(len(each["sha256"]) == 64 for each in ledger(tmp_path / "out"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.integers(1, 25), st.booleans())
 def test_rounds_in_are_rounds_in_samples_plus_rounds_in_the_ledger(tmp_path_factory, tokenizer, seed, size, splits):
     folder = tmp_path_factory.mktemp("run")
     rows = corpus(seed, size)
     rest = {}
     if splits:
-        from vicuna.config import ModelConfig
-
-        rest = {"split": SplitConfig(), "model": ModelConfig(path=str(tokenizer), template="vicuna_v1.1", max_length=120)}
+        rest = {
+            "split": SplitConfig(),
+            "model": ModelConfig(path=str(tokenizer), template="vicuna_v1.1", max_length=120),
+        }
     made = build(config(write(folder / "raw.json", rows), folder / "out", **rest))
     kept = sum(len(sample.rounds()) for sample in samples(folder / "out"))
     dropped = ledger(folder / "out")
@@ -201,7 +208,8 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_a_new_one_works(tmp_pa
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not manifest.is_complete(out) and not list(out.glob("conversations/*.jsonl"))
+    assert not manifest.is_complete(out)
+    assert not list(out.glob("conversations/*.jsonl"))
     assert subprocess.run([*command, "--workers", "2"], capture_output=True, check=False).returncode == 0
     manifest.verify(out)
     assert not list(out.rglob(".*"))
@@ -233,13 +241,23 @@ def test_mistakes_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, capsy
     write(tmp_path / "raw.json", [row("a", "a question", "an answer")])
     assert main(words) == status
     error = capsys.readouterr().err
-    assert message in error and len(error.strip().splitlines()) == 1
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_split_afterwards_gives_what_split_within_clean_gives(tmp_path, tokenizer, capsys):
     rows = [row(f"id{n}", *[f"turn {n} {k} " + "word " * 12 for k in range(2 * n)]) for n in range(1, 8)]
     source = write(tmp_path / "raw.json", rows)
-    split = ["--model.path", str(tokenizer), "--model.template", "vicuna_v1.1", "--model.max_length", "256", "--workers", "1"]
+    split = [
+        "--model.path",
+        str(tokenizer),
+        "--model.template",
+        "vicuna_v1.1",
+        "--model.max_length",
+        "256",
+        "--workers",
+        "1",
+    ]
     filters = ["--quality.repetition", "1"]
     assert main(["clean", source, "--out", str(tmp_path / "both"), *split, *filters]) == 0
     assert main(["clean", source, "--out", str(tmp_path / "whole"), "--split.enabled=false", *filters]) == 0
@@ -248,12 +266,15 @@ def test_split_afterwards_gives_what_split_within_clean_gives(tmp_path, tokenize
     assert samples(tmp_path / "after") == samples(tmp_path / "both")
     assert len(samples(tmp_path / "both")) > len(rows)
     facts = manifest.read(tmp_path / "both").facts
-    assert facts["template"] == "vicuna_v1.1" and facts["max_length"] == 256
+    assert facts["template"] == "vicuna_v1.1"
+    assert facts["max_length"] == 256
 
 
 def test_half_surrogates_and_long_files_of_tricky_text_can_be_written(tmp_path):
     source = tmp_path / "raw.jsonl"
-    source.write_text(json.dumps(row("a", "half a pair: \ud83d, </s> USER: <|im_end|>", "an answer\u2028with line ends\u0085")))
+    source.write_text(
+        json.dumps(row("a", "half a pair: \ud83d, </s> USER: <|im_end|>", "an answer\u2028with line ends\u0085"))
+    )
     build(config(source, tmp_path / "out"))
     (sample,) = samples(tmp_path / "out")
     assert sample.messages[0].content == "half a pair: \ufffd, </s> USER: <|im_end|>"

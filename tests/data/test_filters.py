@@ -47,13 +47,16 @@ def test_a_trailing_question_is_dropped_or_drops_the_chat():
 def test_repeated_roles_drop_the_chat_or_are_merged():
     turns = ("u: a", "u: b", "a: c", "u: d", "a: e")
     texts, drops = outcome(valid(chat(*turns), ValidityConfig()))
-    assert texts == [] and drops == [(0, "two messages of one role in a row"), (1, "two messages of one role in a row")]
+    assert texts == []
+    assert drops == [(0, "two messages of one role in a row"), (1, "two messages of one role in a row")]
     merged = valid(chat(*turns), ValidityConfig(merge_repeats=True))
     assert outcome(merged) == ([("a\n\nb", "c"), ("d", "e")], [])
 
 
 def test_a_system_message_in_the_middle_drops_the_chat():
-    assert outcome(valid(chat("u: a", "a: b", "s: c"), ValidityConfig()))[1] == [(0, "system message after the first turn")]
+    assert outcome(valid(chat("u: a", "a: b", "s: c"), ValidityConfig()))[1] == [
+        (0, "system message after the first turn")
+    ]
 
 
 @pytest.mark.parametrize("nothing", ["", "  \n", "\u200b"])
@@ -71,7 +74,8 @@ def test_chats_held_with_plugins_are_dropped_unless_wanted():
 @pytest.mark.parametrize(
     "answer",
     [
-        "Too many requests in 1 hour. Try again later.", "(!)Too many requests in 1 hour. Try again later.", "Network Error",
+        "Too many requests in 1 hour. Try again later.", "(!)Too many requests in 1 hour. Try again later.",
+        "Network Error",
         "Once upon a time\n\nnetwork error", "There was an error generating a response",
         "Something went wrong. If this issue persists please contact us through our help center at help.openai.com.",
     ],
@@ -85,7 +89,8 @@ def test_error_messages_in_the_answers_place_are_found(answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        "A network error means that the network failed.", "The server replied with 429.\n\nToo many requests were sent.",
+        "A network error means that the network failed.",
+        "The server replied with 429.\n\nToo many requests were sent.",
         "If you see `network error`, reload the page.", "Something went wrong with the cake because the oven was cold.",
     ],
 )  # fmt: skip
@@ -96,7 +101,8 @@ def test_answers_about_errors_are_no_errors(answer):
 def test_blocked_words_drop_their_round_only_and_match_whole_words():
     rounds = chat("u: the class", "a: grasses and passing", "u: You ASS", "a: not nice at all")
     texts, drops = outcome(good(rounds, QualityConfig(blocked=("ass",))))
-    assert texts == [("the class", "grasses and passing")] and drops == [(1, "blocked word")]
+    assert texts == [("the class", "grasses and passing")]
+    assert drops == [(1, "blocked word")]
 
 
 def test_refusal_boilerplate_is_dropped_where_that_is_asked_for():
@@ -138,13 +144,16 @@ def test_languages_are_told_apart(text, code):
 def test_wanted_languages_stay_and_others_are_dropped_under_their_code():
     german = chat(f"u: {GERMAN}", f"a: {GERMAN}")
     (_, drops), code = language.kept(german, LanguageConfig(keep=("en",)))
-    assert code == "de" and [(drop.reason, drop.detail) for drop in drops] == [("language not wanted", "de")]
+    assert code == "de"
+    assert [(drop.reason, drop.detail) for drop in drops] == [("language not wanted", "de")]
     assert language.kept(german, LanguageConfig())[0][1] == []
     assert language.kept(german, LanguageConfig(keep=("de", "en")))[0][1] == []
     assert len(language.kept(german, LanguageConfig(skip=("de",)))[0][1]) == 1
 
 
-@pytest.mark.parametrize("answer", ["42", "```python\nimport os\nfor datei in os.listdir('.'):\n    print(datei)\n```" * 5])
+@pytest.mark.parametrize(
+    "answer", ["42", "```python\nimport os\nfor datei in os.listdir('.'):\n    print(datei)\n```" * 5]
+)
 def test_short_text_and_code_are_not_taken_for_a_language(answer):
     (kept, drops), code = language.kept(chat("u: ok", f"a: {answer}"), LanguageConfig(keep=("fr",)))
     assert (code, drops, len(kept.rounds)) == ("", [], 1)

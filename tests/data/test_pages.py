@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna.data.config import MarkdownConfig
-from vicuna.data.pages import is_page, to_text, without_debris
+from vicuna.data.debris import without_debris
+from vicuna.data.pages import is_page, to_text
 
 PAGE = '<div class="markdown prose w-full break-words dark:prose-invert light"><p>Hi</p></div>'
 

@@ -63,21 +63,24 @@ def test_no_piece_could_have_taken_the_next_round_too(rounds, limit):
 
 def test_a_conversation_that_fits_stays_whole_under_its_own_id():
     (piece,), drops = splitter(400)(chat([("a", "b"), ("c", "d")]))
-    assert piece.conversation.id == "c" and drops == []
+    assert piece.conversation.id == "c"
+    assert drops == []
 
 
 def test_the_last_round_is_not_lost_when_it_is_the_one_that_overflows():
     rounds = [("one", "first answer " * 8), ("two", "second answer " * 8), ("three", "third answer " * 8)]
     limit = count(chat(rounds[:2]).conversation(), "byte-level")
     pieces, drops = splitter(limit)(chat(rounds))
-    assert [piece.conversation.id for piece in pieces] == ["c_0", "c_4"] and drops == []
+    assert [piece.conversation.id for piece in pieces] == ["c_0", "c_4"]
+    assert drops == []
     assert pieces[-1].conversation.messages[-1].content == rounds[-1][1]
 
 
 def test_every_piece_has_the_system_message():
     rounds = [("question", "answer " * 10)] * 4
     pieces, _ = splitter(150)(chat(rounds, "Be brief."))
-    assert len(pieces) > 1 and all(piece.conversation.system == "Be brief." for piece in pieces)
+    assert len(pieces) > 1
+    assert all(piece.conversation.system == "Be brief." for piece in pieces)
 
 
 def test_a_round_that_is_too_long_is_dropped_and_the_rounds_around_it_stay():
@@ -89,11 +92,15 @@ def test_a_round_that_is_too_long_is_dropped_and_the_rounds_around_it_stay():
 def test_a_too_long_answer_can_be_cut_instead_and_fills_the_context():
     answer = " ".join(f"word{n}" for n in range(300))
     (piece,), drops = splitter(200, too_long="truncate")(chat([("c", answer)]))
-    assert drops == [] and piece.truncated and answer.startswith(piece.conversation.messages[-1].content)
-    assert 195 <= piece.tokens <= 200 and piece.tokens == count(piece.conversation, "byte-level")
+    assert drops == []
+    assert piece.truncated
+    assert answer.startswith(piece.conversation.messages[-1].content)
+    assert 195 <= piece.tokens <= 200
+    assert piece.tokens == count(piece.conversation, "byte-level")
 
 
 @pytest.mark.parametrize("too_long", ["drop", "truncate"])
 def test_a_question_that_is_too_long_by_itself_is_dropped(too_long):
     pieces, drops = splitter(100, too_long=too_long)(chat([("long " * 300, "a")]))
-    assert pieces == [] and len(drops) == 1
+    assert pieces == []
+    assert len(drops) == 1

@@ -172,6 +172,11 @@ def test_load_is_shared_between_equal_workers(place: Site) -> None:
     assert [place.row(worker)["answered"] for worker in workers] == [3, 3]
 
 
+def test_a_worker_that_listens_everywhere_advertises_where_it_can_be_reached(place: Site) -> None:
+    worker = place.worker("m", GOOD, "--host", "0.0.0.0")
+    assert place.row(worker)["address"].startswith("http://127.0.0.1:")
+
+
 REGISTRATION = {"worker_id": "w-1", "models": [{"name": "m", "max_length": 5}], "capacity": 1}
 
 

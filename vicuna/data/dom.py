@@ -9,15 +9,12 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from vicuna.data.debris import COUNTER
+
 Element = etree._Element
 
 UNSEEN = frozenset({"button", "svg", "script", "style", "iframe", "noscript", "template", "select", "head"})
 """Elements that show no text of the answer: controls, drawings, programs."""
-
-COUNTER = re.compile(r"\s*\d{1,3} / \d{1,3}\s*\Z")
-"""The regenerate counter's text, `2 / 3`."""
-COPIED = re.compile(r"Copy\d+ chars / \d+ words\s*\Z")
-"""What a browser extension's copy button left at the end of an answer."""
 
 _LABELS = re.compile(r"(?:\s*(?:Copy code|Copied!|Copy|Edit|Run|Wrap|Collapse|Always show details))+\s*\Z")
 _LANGUAGE = re.compile(r"[\w+#.\-/]{1,30}\Z")

@@ -7,7 +7,8 @@ the main converter with, and a second opinion for pages that no chat service mad
 import re
 from typing import Any
 
-from vicuna.data.dom import COPIED, UNSEEN
+from vicuna.data.debris import COPIED
+from vicuna.data.dom import UNSEEN
 
 _CLASS_LANGUAGE = re.compile(r"lang(?:uage)?-(\S+)")
 

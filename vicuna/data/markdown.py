@@ -11,6 +11,7 @@ from lxml import etree
 
 from vicuna.data import dom
 from vicuna.data.blocks import Block, indent, join, prefix
+from vicuna.data.debris import COPIED
 from vicuna.data.dom import Element
 from vicuna.data.inline import paragraph
 from vicuna.data.pieces import TEXT, Piece
@@ -46,7 +47,7 @@ def html_to_markdown(html: str) -> str:
     if root is None:
         return ""
     blocks = _blocks(root, 0, first=True)
-    if blocks and blocks[-1].kind == "p" and dom.COPIED.match(blocks[-1].text):
+    if blocks and blocks[-1].kind == "p" and COPIED.match(blocks[-1].text):
         blocks.pop()
     text = join(blocks, tight=False)
     return text.translate(_SHOW_CONTROLS) if hidden else text

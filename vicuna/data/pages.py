@@ -1,10 +1,10 @@
-"""Which messages are HTML of a chat page, and what a page's controls leave in plain text."""
+"""Which messages are HTML of a chat page, and which are text that must be left alone."""
 
 import re
 from typing import Literal
 
 from vicuna.data.config import MarkdownConfig
-from vicuna.data.dom import COPIED
+from vicuna.data.debris import without_debris
 
 _MARKS = {
     "user": {"whitespace-pre-wrap", "min-h-[20px]", "text-message"},
@@ -23,9 +23,6 @@ _BARE = re.compile(
     r".*</(?:p|ol|ul|pre|h[1-6]|table|blockquote|div)>\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
-_COUNTER = re.compile(r"\A\s*(\d{1,2}) / (\d{1,2})(?=[^\W\d_]{3}|[A-Z(¿¡]|<)")
-_SHARE_BEFORE = re.compile(r"\AShare Prompt\s*\n")
-_SHARE_AFTER = re.compile(r"(?<=\S)[ \t\n]*Share Prompt\s*\Z")
 
 
 def is_page(text: str, role: Literal["user", "assistant"]) -> bool:
@@ -55,18 +52,3 @@ def to_text(text: str, role: Literal["user", "assistant"], config: MarkdownConfi
 
         return html_to_markdown(text)
     return without_debris(text) if config.debris else text
-
-
-def without_debris(text: str) -> str:
-    """Plain text without a counter glued to its start, `Share Prompt`, or the copy button's `Copy12 chars / 3 words`.
-
-    A counter is `N / M` with N at most M, glued to a word: "2 / 3What is" is one, "1 / 2 cup" is not.
-    """
-    counter = _COUNTER.match(text)
-    if counter and 0 < int(counter[1]) <= int(counter[2]):
-        text = text[counter.end() :]
-    if "Share Prompt" in text:
-        text = _SHARE_AFTER.sub("", _SHARE_BEFORE.sub("", text))
-    if "chars /" in text:
-        text = COPIED.sub("", text)
-    return text

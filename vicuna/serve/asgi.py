@@ -3,7 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -77,13 +77,14 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class Stream(Response):
-    """A body that is sent as it comes. When the client goes away, the generator is closed at once."""
+    """A body that is sent as it comes. When the client goes away, the sending ends at once."""
 
     def __init__(
         self,
         parts: AsyncGenerator[bytes, None],
         media_type: str,
         headers: Mapping[str, str],
+        on_end: Callable[[], Awaitable[None]],
         sign: Callable[[], bytes] | None = None,
     ) -> None:
         """
@@ -91,11 +92,13 @@ class Stream(Response):
             parts: the body.
             media_type: its type.
             headers: more headers.
+            on_end: called once whatever happens, also when not one part was asked for; gives back what the parts hold.
             sign: called after every second in which nothing was sent; what it returns is sent as a sign of life.
         """
         super().__init__(None, 200, dict(headers), media_type)
         del self.headers["content-length"]
         self._parts = parts
+        self._on_end = on_end
         self._sign = sign
         self._sent = 0
 
@@ -110,6 +113,7 @@ class Stream(Response):
             if signs is not None:
                 signs.cancel()
             await self._parts.aclose()
+            await self._on_end()
 
     async def _write(self, send: Send, signs: "asyncio.Future[None] | None") -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -119,7 +119,7 @@ class Gateway:
         writer = reply.stream(answers[0].version, include_usage)
         events = _events(writer, answers, first, batches, echo)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers(request, answers)}
-        return Stream(events, "text/event-stream", headers)
+        return Stream(events, "text/event-stream", headers, batches.aclose)
 
     def _headers(self, request: Request, answers: Sequence[Answer]) -> dict[str, str]:
         version = answers[0].version
@@ -217,19 +217,18 @@ async def _events(
             parts.append(writer.closing(index, finish, answers[index].served_by))
         return b"".join(parts)
 
-    async with contextlib.aclosing(batches):
-        yield b"".join(opening(index) for index in range(len(answers))) + written(first)
-        try:
-            async for batch in batches:
-                yield written(batch)
-        except Fault as fault:
-            yield error_event(fault)
-            return
-        except Exception:
-            log.exception("a stream ended with a mistake of ours")
-            yield error_event(faults.server_error("internal error; the service's log has the details"))
-            return
-        yield writer.ending(_usage(answers))
+    yield b"".join(opening(index) for index in range(len(answers))) + written(first)
+    try:
+        async for batch in batches:
+            yield written(batch)
+    except Fault as fault:
+        yield error_event(fault)
+        return
+    except Exception:
+        log.exception("a stream ended with a mistake of ours")
+        yield error_event(faults.server_error("internal error; the service's log has the details"))
+        return
+    yield writer.ending(_usage(answers))
 
 
 def _usage(answers: Sequence[Answer]) -> Usage:

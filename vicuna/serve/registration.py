@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from vicuna.errors import ConfigError
 from vicuna.serve import server
 from vicuna.serve.faults import Fault, from_body
 from vicuna.serve.protocol import Heartbeat, Leave, Registration
@@ -24,15 +25,24 @@ def advertised(host: str, port: int, controller: str) -> str:
     """The address under which a controller can reach a worker that listens on `host:port`.
 
     A worker that listens on every address advertises the one from which it reaches the controller.
+
+    Raises:
+        ConfigError: the controller's name leads nowhere, so that address cannot be worked out.
     """
     if host not in ("0.0.0.0", "::"):
         return server.url(host, port)
     parts = urlsplit(controller)
     remote = (parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
-    family, kind, _, _, found = socket.getaddrinfo(*remote, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(found)  # sends nothing; asks the system which of its addresses it would use
-        return server.url(probe.getsockname()[0], port)
+    try:
+        family, kind, _, _, found = socket.getaddrinfo(*remote, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(found)  # sends nothing; asks the system which of its addresses it would use
+            return server.url(probe.getsockname()[0], port)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"cannot work out how {controller} reaches this machine ({reason}); set --advertise"
+        ) from error
 
 
 class Membership:

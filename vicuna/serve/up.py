@@ -109,11 +109,7 @@ class Stack:
         keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
         announce, stopped = asyncio.create_task(self._announce()), asyncio.create_task(stop.wait())
         try:
-            watched = {stopped, *keepers}
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            for keeper in keepers:
-                if keeper.done():
-                    keeper.result()
+            await self._watch(stopped, [*keepers, announce])
         finally:
             self._stopping = True
             announce.cancel()
@@ -122,6 +118,15 @@ class Stack:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _watch(self, stopped: "asyncio.Task[bool]", tasks: Sequence["asyncio.Task[None]"]) -> None:
+        """Wait for the signal to stop; a task's error ends the stack."""
+        waiting = {stopped, *tasks}
+        while not stopped.done():
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            waiting -= done
 
     # ------------------------------------------------------------------------------------- one process
     async def _keep(self, child: Child) -> None:

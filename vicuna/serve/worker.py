@@ -93,7 +93,12 @@ class Worker:
             self._count(-1)
             await pieces.aclose()
             raise
-        return Stream(self._lines(job, first, pieces), "application/x-ndjson", {}, self._sign_of_life)
+
+        async def end() -> None:
+            self._count(-1)
+            await pieces.aclose()
+
+        return Stream(self._lines(job, first, pieces), "application/x-ndjson", {}, end, self._sign_of_life)
 
     async def finish(self, seconds: float) -> None:
         """Wait until nothing runs any more, at most that long."""
@@ -125,9 +130,6 @@ class Worker:
         except Exception:
             log.exception("%s ended with a mistake of ours", job.id)
             yield _error_line(faults.server_error("internal error; the worker's log has the details"))
-        finally:
-            self._count(-1)
-            await pieces.aclose()
 
     def _sign_of_life(self) -> bytes:
         """An empty line while the engine is well: the answer is still being worked on."""

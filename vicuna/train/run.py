@@ -133,8 +133,9 @@ def _train(
 
     try:
         loop.train(
-            model, optimizer, len(plan), batches_of, rate_of, position, max_norm=config.optim.max_norm,
-            capacity=config.batch.tokens, precision=precision, after=progress.add, save=save, save_every=config.checkpoint.every,
+            model, optimizer, len(plan), batches_of, rate_of, position,
+            max_norm=config.optim.max_norm, capacity=config.batch.tokens, precision=precision,
+            after=progress.add, save=save, save_every=config.checkpoint.every,
         )  # fmt: skip
     finally:
         progress.close()

@@ -7,8 +7,8 @@ from typing import Any
 
 from vicuna import manifest
 from vicuna.config import to_dict
-from vicuna.conversation import read_conversations
-from vicuna.prompt import Template, template
+from vicuna.conversation import Message, read_conversations
+from vicuna.prompt import Template, encode_prompt, template
 from vicuna.template import TextTemplate
 from vicuna.train.config import TokenizerConfig
 from vicuna.train.dataset import dataset_hash, files_of
@@ -46,7 +46,7 @@ def train(lines: Iterator[str], size: int) -> Any:
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits(individual_digits=True),
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Digits(individual_digits=True),
          pre_tokenizers.Punctuation("isolated")]
     )  # fmt: skip
     backend.decoder = decoders.Sequence(
@@ -78,8 +78,22 @@ def _with_bytes(backend: Any, byte_tokens: list[str]) -> Any:
 
 
 def store_template(tokenizer: Any, chosen: Template) -> None:
-    """Give the tokenizer the template's Jinja form, for servers that prompt by `apply_chat_template`."""
-    if isinstance(chosen, TextTemplate):
-        opens = len(tokenizer("").input_ids) > 0
-        stop = chosen.stop_token(tokenizer) if chosen.stop_is_token else None
-        tokenizer.chat_template = chosen.jinja(bos=opens and tokenizer.bos_token is not None, stop=stop)
+    """Give the tokenizer the template's Jinja form, for servers that prompt by `apply_chat_template`.
+
+    Such servers tokenise the rendered text with BOS written in it. A tokenizer that puts a space only before the very
+    first character then leaves it out, so the form that gives the trained tokens is found by trying.
+    """
+    if not isinstance(chosen, TextTemplate):
+        return
+    opens = len(tokenizer("").input_ids) > 0 and tokenizer.bos_token is not None
+    stop = chosen.stop_token(tokenizer) if chosen.stop_is_token else None
+    source = chosen.jinja(bos=opens, stop=stop)
+    probe = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    trained = encode_prompt(probe, tokenizer, chosen)
+    rows = [{"role": message.role, "content": message.content} for message in probe]
+    for form in (source, source.replace("{{ bos_token }}", "{{ bos_token }}{{ ' ' }}", 1)):
+        tokenizer.chat_template = form
+        if tokenizer.apply_chat_template(rows, add_generation_prompt=True, return_dict=True)["input_ids"] == trained:
+            return
+    tokenizer.chat_template = source
+    logger.warning("servers that use the stored chat template will not send exactly the tokens of %s", chosen.name)

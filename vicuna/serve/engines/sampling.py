@@ -31,25 +31,32 @@ def choose(logits: torch.Tensor, rows: Sequence[Sampling], draws: Sequence[float
     """
     chosen: list[int] = logits.argmax(-1).tolist()
     warm = [i for i, row in enumerate(rows) if row.temperature > 0]
-    if not warm:
-        return chosen
-    device = logits.device
+    # A row's way of drawing must not depend on the others': whole and truncated distributions are drawn apart.
+    for group in ([i for i in warm if not _truncates(rows[i])], [i for i in warm if _truncates(rows[i])]):
+        if group:
+            tokens = _sample(logits[group], [rows[i] for i in group], [draws[i] for i in group])
+            for i, token in zip(group, tokens.tolist(), strict=True):
+                chosen[i] = token
+    return chosen
+
+
+def _truncates(row: Sampling) -> bool:
+    return row.top_p < 1 or row.top_k > 0 or row.min_p > 0
+
+
+def _sample(logits: torch.Tensor, rows: Sequence[Sampling], draws: Sequence[float]) -> torch.Tensor:
+    """(rows,) token ids for rows that all truncate, or all do not."""
 
     def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+        return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
-    picked = [rows[i] for i in warm]
-    scaled = logits[warm] / column([max(row.temperature, 1e-4) for row in picked])
-    if all(row.top_p >= 1 and row.top_k == 0 and row.min_p == 0 for row in picked):
-        tokens = _draw(torch.softmax(scaled, -1), column([draws[i] for i in warm]))
-    else:
-        ordered, order = scaled.sort(dim=-1, descending=True)
-        kept = _truncate(torch.softmax(ordered, -1), picked, column)
-        place = _draw(kept, column([draws[i] for i in warm]))
-        tokens = order.gather(-1, place)
-    for i, token in zip(warm, tokens[:, 0].tolist(), strict=True):
-        chosen[i] = token
-    return chosen
+    scaled = logits / column([max(row.temperature, 1e-4) for row in rows])
+    uniforms = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None]
+    if not _truncates(rows[0]):
+        return _draw(torch.softmax(scaled, -1), uniforms)[:, 0]
+    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
+    place = _draw(_truncate(torch.softmax(ordered, -1), rows, column), uniforms)
+    return order.gather(-1, place)[:, 0]
 
 
 def _truncate(
@@ -69,7 +76,7 @@ def _truncate(
 def _draw(probabilities: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Invert the cumulative distribution (in float64, so that no tail is lost); (rows, 1)."""
     cumulative = probabilities.double().cumsum(-1)
-    targets = draws.double() * cumulative[:, -1:]
+    targets = draws * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, targets, right=True)
     return found.clamp(max=probabilities.shape[-1] - 1)
 

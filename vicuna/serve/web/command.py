@@ -27,7 +27,6 @@ def make_app(config: WebConfig) -> Any:
         theme=look.theme(),
         css=look.CSS,
         footer_links=[],
-        show_error=True,
         ssr_mode=False,
     )
 
