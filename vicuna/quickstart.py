@@ -4,13 +4,17 @@ Every stage runs as the command that a user would type, and knows by itself whet
 """
 
 import contextlib
+import dataclasses
+import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +120,7 @@ def main(config: QuickstartConfig) -> None:
         raise ConfigError(
             f"the recipes ({CONFIGS}) are not there; run the quickstart from a checkout of the repository"
         )
+    config = free_ports(config)  # now, not after minutes of training
     out = Path(config.out)
     began = time.monotonic()
     with Children() as children, memory_of_family() as memory:
@@ -246,13 +251,11 @@ class Children:
 
     def serve(self, config: QuickstartConfig) -> tuple[str, str]:
         """Start the stack and wait until both models are listed; returns the API's and the demo's address."""
-        out = Path(config.out)
-        ports = free_ports(config)
-        path = out / "stack.yaml"
-        write_text(path, dump_stack(stack(ports)))
+        path = Path(config.out) / "stack.yaml"
+        write_text(path, dump_stack(stack(config)))
         print(f"\n── serve: python -m vicuna serve up --config {path}", flush=True)
         child = self._start(["serve", "up", "--config", str(path)])
-        api, page = f"http://127.0.0.1:{ports.port}", f"http://127.0.0.1:{ports.web_port}"
+        api, page = f"http://127.0.0.1:{config.port}", f"http://127.0.0.1:{config.web_port}"
         wait_for_models(api, {BASE, TUNED}, child)
         return api, page
 
@@ -278,9 +281,6 @@ def free_ports(config: QuickstartConfig) -> QuickstartConfig:
     Raises:
         ConfigError: a port that was asked for is in use.
     """
-    import dataclasses
-    import socket
-
     with contextlib.ExitStack() as held:
         ports = {}
         for name in ("port", "web_port"):
@@ -300,9 +300,6 @@ def wait_for_models(api: str, names: set[str], child: subprocess.Popen[bytes]) -
     Raises:
         StageFailed: the stack ended, or the models did not appear in time.
     """
-    import json
-    import urllib.request
-
     deadline, listed = time.monotonic() + READY, set()
     while time.monotonic() < deadline:
         if child.poll() is not None:

@@ -179,8 +179,8 @@ def test_a_model_learns_a_few_chats_by_heart_and_says_them(world, tmp_path):
         for country, city in CAPITALS.items()
     ]
     write_conversations(tmp_path / "few.jsonl", chats)
-    train(world, tmp_path / "run", data={"path": str(tmp_path / "few.jsonl")}, batch={"epochs": 150},
-          optim={"lr": 1e-2}, checkpoint={"every": 0})  # fmt: skip
+    train(world, tmp_path / "run", data={"path": str(tmp_path / "few.jsonl")}, batch={"epochs": 400},
+          optim={"lr": 4e-3}, checkpoint={"every": 0})  # fmt: skip
     folder = tmp_path / "run" / "model"
     tokenizer, model = load_tokenizer(folder), load_model(folder, torch.float32, "cpu")
     for chat in chats:

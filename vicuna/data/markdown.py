@@ -47,8 +47,8 @@ def html_to_markdown(html: str) -> str:
     if root is None:
         return ""
     blocks = _blocks(root, 0, first=True)
-    if blocks and blocks[-1].kind == "p" and COPIED.match(blocks[-1].text):
-        blocks.pop()
+    if blocks and blocks[-1].kind == "p":
+        blocks[-1:] = [Block("p", text)] if (text := COPIED.sub("", blocks[-1].text).rstrip()) else []
     text = join(blocks, tight=False)
     return text.translate(_SHOW_CONTROLS) if hidden else text
 

@@ -224,12 +224,13 @@ class _Writer:
     config: OutputConfig
     _stack: ExitStack = field(default_factory=ExitStack)
     _shard: ExitStack = field(default_factory=ExitStack)
-    _file: IO[str] | None = None
+    _file: IO[str] = field(init=False)
+    _ledger: IO[str] = field(init=False)
     _in_shard: int = 0
     _shards: int = 0
 
     def __enter__(self) -> "_Writer":
-        self._ledger: IO[str] = self._stack.enter_context(replacing(self.out / "ledger.jsonl"))
+        self._ledger = self._stack.enter_context(replacing(self.out / "ledger.jsonl"))
         self._open()
         return self
 
@@ -243,7 +244,6 @@ class _Writer:
         if self._in_shard == self.config.shard:
             self._shard.close()
             self._open()
-        assert self._file is not None
         self._file.write(whole_text(to_line(piece.conversation, self.config.layout)))
         self._in_shard += 1
 

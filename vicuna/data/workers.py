@@ -46,7 +46,8 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
     if forks:
         _state["function"] = make()
     context = multiprocessing.get_context("fork" if forks else "spawn")
-    with ProcessPoolExecutor(workers, context, _start, (make, os.getpid())) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, os.getpid())) as pool:
+        pool.submit(_work, []).result()  # starts the processes before a progress bar's thread runs
         rest = iter(items)
         chunks = iter(lambda: list(islice(rest, CHUNK)), [])
         waiting: collections.deque[Future[list[Result]]] = collections.deque()
@@ -78,7 +79,6 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
 
 
 def _work(chunk: list[Any]) -> list[Any]:

@@ -143,7 +143,7 @@ class WebConfig:
         "What is your name?",
         "How many minutes are in 3 hours?",
         "What is the capital of France?",
-        "Spell the word river backwards.",
+        "What is the opposite of hot?",
     )
     """Questions offered on the empty page."""
     system: str = ""
