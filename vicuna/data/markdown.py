@@ -7,7 +7,6 @@ of unknown origin behind the same signature.
 
 import re
 
-from lxml import etree
 
 from vicuna.data import dom
 from vicuna.data.blocks import Block, indent, join, prefix
@@ -110,7 +109,7 @@ def _block(element: Element, depth: int, first: bool) -> list[Block]:
     if tag in ("ul", "ol", "menu", "dir"):
         return _list(element, depth)
     if tag == "li":  # outside a list
-        return _list_of([element], False, 1, depth)
+        return _list_of([_blocks(element, depth + 1)], any(child.tag == "p" for child in element), None)
     if tag == "table":
         return _table(element, depth)
     if tag == "blockquote":
@@ -154,24 +153,21 @@ def _pre(element: Element) -> list[Block]:
 
 # ------------------------------------------------------------------------------------------------ lists and tables
 def _list(element: Element, depth: int) -> list[Block]:
+    """A list; what stands in it but in no item, as word processors write it, belongs to the item above."""
     if depth > DEEPEST:
         return _flush([(TEXT, dom.visible_text(element))])
-    items: list[Element] = []
-    if element.text and element.text.strip():
-        items.append(_item(element.text))
-    for child in list(element):
-        tail, child.tail = child.tail, None
-        if dom.is_debris(child):
-            pass
-        elif child.tag == "li":
-            items.append(child)
-        else:  # a list right inside a list, as word processors write it: part of the item above
-            if not items:
-                items.append(_item(""))
-            items[-1].append(child)
-        if tail and tail.strip():
-            items.append(_item(tail))
-    return _list_of(items, element.tag == "ol", _start(element), depth)
+    items: list[list[Block]] = []
+    if stray := _flush([(TEXT, element.text or "")]):
+        items.append(stray)
+    for child in element:
+        if child.tag == "li":
+            items.append(_blocks(child, depth + 1))
+        elif not dom.is_debris(child) and (stray := _loose(child, depth)):
+            items[-1:] = [items[-1] + stray] if items else [stray]
+        if stray := _flush([(TEXT, child.tail or "")]):
+            items.append(stray)
+    loose = any(each.tag == "p" for child in element for each in child)
+    return _list_of(items, loose, _start(element) if element.tag == "ol" else None)
 
 
 def _start(element: Element) -> int:
@@ -179,22 +175,23 @@ def _start(element: Element) -> int:
     return int(start) if start.isascii() and start.isdigit() and len(start) <= 9 else 1
 
 
-def _item(text: str) -> Element:
-    item = etree.Element("li")
-    item.text = text
-    return item
-
-
-def _list_of(items: list[Element], ordered: bool, number: int, depth: int) -> list[Block]:
-    loose = any(child.tag == "p" for item in items for child in item)
+def _list_of(items: list[list[Block]], loose: bool, number: int | None) -> list[Block]:
+    """
+    Args:
+        items: the blocks of each item.
+        loose: blank lines stand between the items.
+        number: of the first item; None for bullets.
+    """
     texts = []
-    for at, item in enumerate(items):
-        width = len(f"{number + at}. ") if ordered else len("- ")
-        blocks = _blocks(item, depth + 1)
+    for at, blocks in enumerate(items):
+        width = len("- ") if number is None else len(f"{number + at}. ")
         if blocks and blocks[0].kind == "hr":  # `- ---` would be one rule
-            blocks[0] = Block("hr", "___")
+            blocks = [Block("hr", "___"), *blocks[1:]]
         texts.append(indent(join(blocks, tight=not loose), " " * width))
-    return [Block("ol" if ordered else "ul", items=tuple(texts), number=number, loose=loose)] if texts else []
+    if not texts:
+        return []
+    kind, first = ("ul", 1) if number is None else ("ol", number)
+    return [Block(kind, items=tuple(texts), number=first, loose=loose)]
 
 
 def _table(element: Element, depth: int) -> list[Block]:
@@ -232,8 +229,14 @@ def _collect_rows(element: Element, rows: list[list[Element]], around: list[Bloc
 
 
 def _loose(element: Element, depth: int) -> list[Block]:
-    """What stands in a table but in no cell of it."""
-    return _block(element, depth, False) if element.tag in _BLOCK else _blocks(element, depth + 1)
+    """What stands in a table but in no cell, or in a list but in no item."""
+    if element.tag in _BLOCK:
+        return _block(element, depth, False)
+    if _holds_block(element):
+        return _blocks(element, depth + 1)
+    run: list[Piece] = []
+    add_inline(element, run, depth)
+    return _flush(run)
 
 
 def _row(cells: list[str]) -> str:

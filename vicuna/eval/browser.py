@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from vicuna.eval.report import Results
+from vicuna.eval.results import Results
 from vicuna.eval.scores import Match, Verdict
 
 HEAD = """<style>

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vicuna import page
-from vicuna.eval.report import Results
+from vicuna.eval.results import Results
 from vicuna.eval.scores import Match, ModelSummary, PairSummary
 from vicuna.eval.statistics import Estimate
 

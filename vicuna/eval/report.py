@@ -1,64 +1,37 @@
 """What a run says: scores.json, the report page, and tables in the terminal."""
 
-import functools
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vicuna import page
-from vicuna.eval.answers import Answer
+from vicuna.eval import browser, charts, terminal
 from vicuna.eval.ledger import Call
-from vicuna.eval.questions import Question
-from vicuna.eval.reference import Grade
-from vicuna.eval.scores import Match, ModelSummary, PairSummary, Tally, pair_row
-from vicuna.eval.statistics import Estimate, power
+from vicuna.eval.results import (
+    CATEGORY_HEADERS,
+    MODEL_HEADERS,
+    PAIR_HEADERS,
+    Results,
+    category_cells,
+    model_cells,
+    pair_cells,
+    pair_sentence,
+    share,
+)
+from vicuna.eval.scores import pair_row
+from vicuna.eval.statistics import power
 from vicuna.files import write_json, write_text
 
 SCORES, REPORT = "scores.json", "report.html"
 
 
-@dataclass(frozen=True)
-class Results:
-    """Everything that is known at the end; both an evaluation and a rescoring fill it."""
-
-    title: str
-    judge: str
-    judge_is_reference: bool
-    games: Mapping[tuple[str, str], Sequence[Match]]
-    """(model, baseline) → their matches."""
-    pairs: Sequence[PairSummary]
-    questions: Sequence[Question] = ()
-    answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
-    """Model → question id → answer; empty where only verdicts are known."""
-    grades: Mapping[tuple[str, str], Grade] = field(default_factory=dict)
-    """(model, question id) → the reference judge's grade."""
-    models: Sequence[ModelSummary] = ()
-    calls: Sequence[Call] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    parents: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of scores.json."""
-    notes: Sequence[page.Section] = ()
-    """Further sections of the page."""
-
-    def question(self, name: str) -> Question | None:
-        """The question with this id, where the questions are known."""
-        return self._by_id.get(name)
-
-    @functools.cached_property
-    def _by_id(self) -> dict[str, Question]:
-        return {each.id: each for each in self.questions}
-
-
 def write_results(results: Results, folder: Path) -> dict[str, Any]:
     """Write scores.json and report.html, print the tables, and return the headline numbers."""
-    from vicuna.eval.terminal import show
-
     write_json(folder / SCORES, scores_tree(results))
     write_text(folder / REPORT, report_page(results))
-    show(results, folder / REPORT)
+    terminal.show(results, folder / REPORT)
     return headline(results)
 
 
@@ -101,69 +74,8 @@ def _call_counts(calls: Sequence[Call]) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ sentences and rows
-def pair_sentence(pair: PairSummary) -> str:
-    """The headline of a pair: never a win rate without its interval and what was not scored."""
-    rate = pair.overall.win_rate
-    total = pair.overall.scored + pair.overall.unscored
-    if rate is None:
-        return f"{pair.model} against {pair.baseline}: none of the {total} verdicts could be scored."
-    unscored = f"{pair.overall.unscored} unscored ({100 * pair.unscored_share:.1f}%)"
-    return (
-        f"{pair.model} against {pair.baseline}: win rate {rate.percent()}, {pair.overall.win} won, {pair.overall.tie} "
-        f"tied, {pair.overall.loss} lost of {total} questions, {unscored}. Judge: {pair.judge}."
-    )
-
-
-def share(value: float | None) -> str:
-    """A share as percent; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def estimate(value: Estimate | None) -> str:
-    """An estimate as percent with its interval; a dash where there is none."""
-    return "–" if value is None else value.percent()
-
-
-PAIR_HEADERS = ("model", "baseline", "win", "tie", "loss", "unscored", "win rate [95%]", "relative quality [95%]",
-                "total scores", "flips", "sign test p")  # fmt: skip
-
-
-def pair_cells(pair: PairSummary) -> list[str]:
-    """A pair as a row under PAIR_HEADERS."""
-    totals = f"{pair.totals[0]:g} : {pair.totals[1]:g}" if pair.totals else "–"
-    flips = f"{pair.flips} of {pair.both_orders}" if pair.both_orders else "one order only"
-    counts = [str(each) for each in (pair.overall.win, pair.overall.tie, pair.overall.loss, pair.overall.unscored)]
-    return [pair.model, pair.baseline, *counts, estimate(pair.overall.win_rate), estimate(pair.relative_quality),
-            totals, flips, f"{pair.sign_p:.2g}"]  # fmt: skip
-
-
-CATEGORY_HEADERS = ("category", "win", "tie", "loss", "unscored", "win rate [95%]")
-
-
-def category_cells(name: str, each: Tally) -> list[str]:
-    """A category as a row under CATEGORY_HEADERS."""
-    counts = [str(count) for count in (each.win, each.tie, each.loss, each.unscored)]
-    return [name, *counts, estimate(each.win_rate)]
-
-
-MODEL_HEADERS = ("model", "exact answers [95%]", "answers", "refused", "cut off", "mean characters", "mean tokens",
-                 "mean seconds", "checkpoint")  # fmt: skip
-
-
-def model_cells(each: ModelSummary) -> list[str]:
-    """A model as a row under MODEL_HEADERS."""
-    tokens = "–" if each.mean_tokens is None else f"{each.mean_tokens:.1f}"
-    checkpoints = ", ".join(name[:12] for name in each.checkpoints) or "–"
-    return [each.model, estimate(each.accuracy), str(each.answers), str(each.refused), str(each.cut),
-            f"{each.mean_characters:.0f}", tokens, f"{each.mean_seconds:.2f}", checkpoints]  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------ the page
 def report_page(results: Results) -> str:
     """The whole report as one HTML file that needs no network."""
-    from vicuna.eval import browser, charts
-
     sections = [page.Section("Result", _result(results)), *_model_sections(results)]
     figures = charts.figures(results)
     if figures:

@@ -9,7 +9,8 @@ from vicuna import manifest, page
 from vicuna.eval.config import RescoreConfig
 from vicuna.eval.judgements import Judgements, Rating, Row, answer_models, read_judgements
 from vicuna.eval.questions import Question, read_questions
-from vicuna.eval.report import Results, write_results
+from vicuna.eval.report import write_results
+from vicuna.eval.results import Results
 from vicuna.eval.scores import Match, matches, summarise
 from vicuna.files import sha256_file
 

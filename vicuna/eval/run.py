@@ -30,7 +30,8 @@ from vicuna.eval.judge import (
 from vicuna.eval.ledger import Call, Ledger, read_calls
 from vicuna.eval.progress import Progress
 from vicuna.eval.questions import Question, read_questions
-from vicuna.eval.report import Results, write_results
+from vicuna.eval.report import write_results
+from vicuna.eval.results import Results
 from vicuna.eval.scores import ModelSummary, Verdict, accuracy, by_scores, matches, summarise
 from vicuna.files import read_json, read_text, sha256_file, write_json, write_text
 

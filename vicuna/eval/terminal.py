@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vicuna.eval.report import (
+from vicuna.eval.results import (
     CATEGORY_HEADERS,
     MODEL_HEADERS,
     PAIR_HEADERS,
