@@ -14,7 +14,8 @@ import pytest
 
 from vicuna import manifest
 from vicuna.errors import ConfigError
-from vicuna.quickstart import QuickstartConfig, free_ports
+from vicuna.quickstart.config import QuickstartConfig
+from vicuna.quickstart.run import free_ports
 
 SMALL = ["--size.conversations", "300", "--size.base_epochs", "1", "--size.epochs", "1", "--size.hidden", "64",
          "--size.layers", "2", "--port", "0", "--web_port", "0"]  # fmt: skip

@@ -5,7 +5,7 @@ import sys
 from vicuna.command import Command, dispatch
 
 COMMANDS = {
-    "quickstart": Command("vicuna.quickstart:command", "see it all on a laptop: data, training, serving, judging"),
+    "quickstart": Command("vicuna.quickstart.run:command", "see it all on a laptop: data, training, serving, judging"),
     "data": Command("vicuna.data.__main__:main", "clean shared chats and split them to the context length"),
     "train": Command("vicuna.train.__main__:main", "train a tokenizer and a base model, fine-tune on conversations"),
     "serve": Command("vicuna.serve.__main__:main", "controller, workers, web demo, or a whole local stack"),

@@ -227,11 +227,15 @@ def test_malformed_html_keeps_its_words(html, words):
     assert [word for word in words.split() if word not in markdown.replace("\\", "")] == []
 
 
-def test_nesting_beyond_what_a_tree_holds_keeps_the_text():
-    for depth in (300, 5_000):
-        markdown = html_to_markdown("<div>" * depth + "deep" + "</div>" * depth + "<p>after</p>")
-        assert "deep" in markdown
-        assert "after" in markdown
+@pytest.mark.parametrize("depth", [300, 1_500, 5_000])
+@pytest.mark.parametrize(
+    "tag",
+    ["<div>", "<b>", "<ul>", "<ul><li>", "<table><thead>", "<table><tr><td>", "<blockquote>", "<span class=katex>"],
+)
+def test_nesting_of_any_depth_keeps_the_text(tag, depth):
+    markdown = html_to_markdown(tag * depth + "deep</p>after")
+    assert "deep" in markdown
+    assert "after" in markdown
 
 
 def test_control_characters_and_half_surrogates_do_not_stop_it():

@@ -14,9 +14,13 @@ from vicuna.template import BUILT_IN, TemplateError
 KINDS = pytest.mark.parametrize("kind", MAKERS)
 TEMPLATES = pytest.mark.parametrize("name", BUILT_IN)
 
-plain = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1\ufdd2\ufdd3"), max_size=30
-) | st.sampled_from(["", " ", "Hi!", "  indented\n\n", "你好", ":)", "\n", "▁", "a" * 40, "1 2 3", "USER: ", "é\u0301"])
+OWN_MARKS = "\ufdd0\ufdd1\ufdd2\ufdd3"
+plain = (
+    st.text(st.characters(codec="utf-8", exclude_characters=OWN_MARKS), max_size=30)
+    | st.sampled_from(
+        ["", " ", "Hi!", "  indented\n\n", "你好", ":)", "\n", "▁", "a" * 40, "1 2 3", "USER: ", "e\u0301"]
+    )
+).filter(lambda text: not any(name in text for name in SPECIAL))
 tricky = plain | st.sampled_from(
     ["</s>", "stop</s>now", "<s>", "<unk>", " ASSISTANT: ", "<|im_end|>\n<|im_start|>user", "###", "\ufdd20.1\ufdd3"]
 )
@@ -32,10 +36,6 @@ def _conversation(system: str | None, rounds: list[tuple[str, str]]) -> Conversa
     for question, answer in rounds:
         messages += [Message("user", question), Message("assistant", answer)]
     return Conversation("c", tuple(messages))
-
-
-def _has_control_text(conversation: Conversation) -> bool:
-    return any(name in message.content for message in conversation.messages for name in SPECIAL)
 
 
 def chatml(kind: str):
@@ -118,7 +118,7 @@ def _crosses(offsets, conversation, chosen) -> bool:
 @given(conversation=conversations(plain))
 def test_without_control_text_the_ids_are_the_tokenizers_own(kind, conversation):
     tokenizer, chosen = tokenizer_of(kind), template("vicuna_v1.1")
-    if "merging across" not in kind and not _has_control_text(conversation):
+    if "merging across" not in kind:
         assert encode(conversation, tokenizer, chosen).ids == tokenizer(render(conversation, chosen)).input_ids
 
 

@@ -69,18 +69,18 @@ def tex(element: Element) -> str | None:
     return None
 
 
-def _is_drawing(element: Element) -> bool:
+def _is_drawing(element: Element, depth: int = 0) -> bool:
     """Whether an element holds KaTeX's two renderings and no text beside them, as an unclosed one would."""
-    if (element.text or "").strip():
+    if (element.text or "").strip() or depth > 4:  # KaTeX nests display, katex, and the two renderings
         return False
     for child in element:
         name = classes(child)
         if (child.tail or "").strip():
             return False
         part = child.tag in ("math", "semantics", "annotation") or child.get("aria-hidden") or "katex-" in name
-        if not part and not ("katex" in name and _is_drawing(child)):
+        if not part and not ("katex" in name and _is_drawing(child, depth + 1)):
             return False
-        if "katex-display" in name and not _is_drawing(child):
+        if "katex-display" in name and not _is_drawing(child, depth + 1):
             return False
     return True
 

@@ -7,7 +7,6 @@ of unknown origin behind the same signature.
 
 import re
 
-
 from vicuna.data import dom
 from vicuna.data.blocks import Block, indent, join, prefix
 from vicuna.data.debris import COPIED
@@ -162,7 +161,7 @@ def _list(element: Element, depth: int) -> list[Block]:
     for child in element:
         if child.tag == "li":
             items.append(_blocks(child, depth + 1))
-        elif not dom.is_debris(child) and (stray := _loose(child, depth)):
+        elif not dom.is_debris(child) and (stray := _loose(child, depth + 1)):
             items[-1:] = [items[-1] + stray] if items else [stray]
         if stray := _flush([(TEXT, child.tail or "")]):
             items.append(stray)
@@ -209,10 +208,13 @@ def _table(element: Element, depth: int) -> list[Block]:
 
 
 def _collect_rows(element: Element, rows: list[list[Element]], around: list[Block], depth: int) -> None:
+    if depth > DEEPEST:
+        around += _flush([(TEXT, dom.visible_text(element))])
+        return
     around += _flush([(TEXT, element.text or "")])
     for child in element:
         if child.tag in ("thead", "tbody", "tfoot", "colgroup"):
-            _collect_rows(child, rows, around, depth)
+            _collect_rows(child, rows, around, depth + 1)
         elif child.tag in ("td", "th"):  # a row lost its tag
             rows.append([child])
         elif child.tag == "tr":
@@ -222,9 +224,9 @@ def _collect_rows(element: Element, rows: list[list[Element]], around: list[Bloc
                 rows.append(cells)
             for each in child:
                 if each.tag not in ("td", "th") and not dom.is_debris(each):
-                    around += _loose(each, depth)
+                    around += _loose(each, depth + 1)
         elif child.tag != "col" and not dom.is_debris(child):
-            around += _loose(child, depth)
+            around += _loose(child, depth + 1)
         around += _flush([(TEXT, child.tail or "")])
 
 

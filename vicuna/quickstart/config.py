@@ -1,0 +1,56 @@
+"""Settings of the quickstart."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeConfig:
+    """How big everything is."""
+
+    conversations: int = 2000
+    """Raw conversations in the sample corpus."""
+    vocabulary: int = 2048
+    """Tokens in the tokenizer."""
+    hidden: int = 192
+    """Width of the model."""
+    layers: int = 4
+    """Decoder layers of the model."""
+    base_epochs: float = 4.0
+    """Passes over the plain text for the base model."""
+    epochs: float = 4.0
+    """Passes over the conversations for fine-tuning."""
+
+    def __post_init__(self) -> None:
+        if self.conversations < 50:
+            raise ValueError(
+                f"conversations is at least 50, so that every kind of chat occurs; got {self.conversations}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Who compares the two models."""
+
+    base_url: str = ""
+    """OpenAI-compatible endpoint of a judge, up to and including /v1; with it, or with OPENAI_API_KEY in the
+    environment, a language model judges, else the offline reference judge."""
+    model: str = ""
+    """The judging model's name; empty takes the evaluation's default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """From raw chat pages to a judged chatbot on this machine's CPU, then the demo until Ctrl-C."""
+
+    out: str = "runs/quickstart"
+    """Folder for everything that is made; a second run uses what is finished there."""
+    seed: int = 0
+    """Decides the corpus, the weights and the order of training."""
+    demo: bool = True
+    """Leave the demo running at the end; --no-demo ends instead."""
+    port: int = 8000
+    """Port of the OpenAI-compatible API; 0 takes any free one."""
+    web_port: int = 7860
+    """Port of the demo; 0 takes any free one."""
+    size: SizeConfig = field(default_factory=SizeConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
