@@ -102,7 +102,7 @@ def stack(config: QuickstartConfig) -> dict[str, Any]:
         "web": {
             "port": config.web_port,
             "title": "Vicuna tiny",
-            "about": "Two million parameters, trained on this machine a minute ago. Ask short questions of the kinds below.",
+            "about": "A few million parameters, trained on this very machine. Ask short questions of these kinds.",
             "examples": list(EXAMPLES),
             "sampling": {"temperature": 0.0, "max_tokens": 64},
         },
