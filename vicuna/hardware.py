@@ -33,5 +33,14 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def share_cores() -> None:
+    """Let waiting threads of libgomp (torch's on Linux) sleep soon instead of spinning; call before torch is imported.
+
+    Measured on two cores with the quickstart's model: alone the speed is the same; beside one other busy process
+    training runs four times as fast. GOMP_SPINCOUNT in the environment wins.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def _words(name: str) -> set[str]:
     return set(name.replace("-", " ").split())

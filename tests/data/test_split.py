@@ -1,5 +1,7 @@
 """The split: every piece fits exactly as training counts it, and no round is lost."""
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,3 +106,18 @@ def test_a_question_that_is_too_long_by_itself_is_dropped(too_long):
     pieces, drops = splitter(100, too_long=too_long)(chat([("long " * 300, "a")]))
     assert pieces == []
     assert len(drops) == 1
+
+
+def test_a_chat_that_the_template_refuses_is_dropped_with_the_templates_own_words():
+    tokenizer = copy.deepcopy(tokenizer_of("byte-level"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+        "{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}</s>{% else %}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    split = Splitter(tokenizer, template(tokenizer), 200, SplitConfig())
+    assert len(split(chat([("a", "b")]))[0]) == 1
+    pieces, drops = split(chat([("a", "b"), ("c", "d")], "Be brief."))
+    assert pieces == []
+    assert [drop.reason for drop in drops] == ["prompt template cannot say it"] * 2
+    assert "no system messages" in drops[0].detail

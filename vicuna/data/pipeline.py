@@ -2,8 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -77,10 +77,13 @@ def build(config: CleanConfig) -> manifest.Manifest:
         return manifest.read(out)
     _make_room(out)
     books, damaged = Books(), list[str]()
-    with _Writer(out, config.output) as writer:
-        make = functools.partial(_make_process, config, make_splitter)
-        records = _watched(_records(found), damaged)
-        examples = _keep_books(ordered_map(make, records, config.workers), config, books, writer)
+    make = functools.partial(_make_process, config, make_splitter)
+    with (  # closed in reverse order, so that the processes end before what they read from and what is written
+        _Writer(out, config.output) as writer,
+        closing(_watched(_records(found), damaged)) as records,
+        closing(ordered_map(make, records, config.workers)) as outcomes,
+    ):
+        examples = _keep_books(outcomes, config, books, writer)
     books.balance()
     facts |= books.facts() | ({"damaged": damaged} if damaged else {})
     write_report(out / "report.html", books, facts, examples)
@@ -150,7 +153,7 @@ def _records(found: list[Source]) -> Iterator[Record]:
         yield from sources.read(source)
 
 
-def _watched(records: Iterator[Record], damaged: list[str]) -> Iterator[Record]:
+def _watched(records: Iterator[Record], damaged: list[str]) -> Generator[Record, None, None]:
     """Pass records on under a progress bar and note inputs that broke off."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -165,7 +168,7 @@ def _watched(records: Iterator[Record], damaged: list[str]) -> Iterator[Record]:
             yield record
 
 
-def _keep_books(outcomes: Iterator[Outcome], config: CleanConfig, books: Books, writer: "_Writer") -> list[Example]:
+def _keep_books(outcomes: Iterable[Outcome], config: CleanConfig, books: Books, writer: "_Writer") -> list[Example]:
     seen, ids = Seen(), dict[str, int]()
     examples: dict[str, list[Example]] = {}
     for outcome in outcomes:

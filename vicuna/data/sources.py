@@ -56,6 +56,9 @@ def expand(inputs: Sequence[str]) -> list[Source]:
     for each in inputs:
         for path in _matches(each):
             found.update(dict.fromkeys(_inside(path) if path.is_dir() else [path]))
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file")
     names = [path.name for path in found]
     return [Source(path, path.name if names.count(path.name) == 1 else path.as_posix()) for path in found]
 

@@ -8,6 +8,7 @@ from vicuna.conversation import Conversation
 from vicuna.data.chat import Chat, Drop, Round
 from vicuna.data.config import SplitConfig
 from vicuna.prompt import Template, encode
+from vicuna.template import TemplateError
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Splitter:
     def __call__(self, chat: Chat) -> tuple[list[Piece], list[Drop]]:
         """Pieces in order, each of whole rounds in a row, and the rounds that fit nowhere."""
         whole = chat.conversation()
-        tokens = self.count(whole)
+        try:
+            tokens = self.count(whole)
+        except TemplateError as error:
+            reason = "prompt template cannot say it"
+            return [], [Drop("split", reason, str(error), each) for each in chat.rounds]
         if tokens <= self._limit:
             return [Piece(whole, tokens)], []
         pieces: list[Piece] = []

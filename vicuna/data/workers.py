@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -27,7 +27,9 @@ class WorkerLostError(VicunaError):
     """A worker process died."""
 
 
-def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def ordered_map(
+    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
     """`make()(item)` for each item, in order.
 
     Args:
@@ -47,11 +49,11 @@ def ordered_map(make: Callable[[], Callable[[Item], Result]], items: Iterable[It
         _state["function"] = make()
     context = multiprocessing.get_context("fork" if forks else "spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(make, os.getpid())) as pool:
-        pool.submit(_work, []).result()  # starts the processes before a progress bar's thread runs
         rest = iter(items)
         chunks = iter(lambda: list(islice(rest, CHUNK)), [])
         waiting: collections.deque[Future[list[Result]]] = collections.deque()
         try:
+            pool.submit(_work, []).result()  # starts the processes before a progress bar's thread runs
             for chunk in chunks:
                 waiting.append(pool.submit(_work, chunk))
                 if len(waiting) >= 4 * workers:

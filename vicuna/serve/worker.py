@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from vicuna.command import run as run_command
+from vicuna.hardware import share_cores
 from vicuna.serve import engines, faults, server
 from vicuna.serve.asgi import Stream, read_body, while_connected
 from vicuna.serve.config import WorkerConfig
@@ -196,6 +197,7 @@ async def _serve(config: WorkerConfig) -> None:
 
 def main(config: WorkerConfig) -> None:
     """Serve until told to stop."""
+    share_cores()
 
     async def body() -> None:
         await _serve(config)

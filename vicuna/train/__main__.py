@@ -3,6 +3,7 @@
 import sys
 
 from vicuna.command import Command, dispatch, run
+from vicuna.hardware import share_cores
 from vicuna.train.config import InitConfig, TokenizerConfig, TrainConfig
 
 PROG = "python -m vicuna.train"
@@ -38,6 +39,7 @@ def init(argv: list[str]) -> int:
 
 # The work is imported only after the settings are known to be right: help and mistakes answer at once.
 def _train(config: TrainConfig) -> None:
+    share_cores()
     from vicuna.train.run import main as work
 
     work(config)
