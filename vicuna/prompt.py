@@ -14,7 +14,7 @@ from typing import Any
 
 from vicuna.conversation import Conversation, Message
 from vicuna.errors import VicunaError
-from vicuna.template import Piece, Template, TextTemplate, template
+from vicuna.template import Piece, Template, TemplateError, TextTemplate, special_tokens, template
 
 __all__ = ["Encoded", "Template", "TokenizerError", "encode", "encode_prompt", "render", "template"]
 
@@ -61,6 +61,7 @@ def encode_prompt(messages: Sequence[Message], tokenizer: Any, template: Templat
 
 
 def _encode(pieces: Sequence[Piece], tokenizer: Any, template: Template) -> Encoded:
+    _need_unicode(pieces)
     plain = _plain(tokenizer, pieces)
     out = Encoded([], [])
     if template.adds_bos:
@@ -81,6 +82,14 @@ def _encode(pieces: Sequence[Piece], tokenizer: Any, template: Template) -> Enco
     for ids, target in plain.encode_run(segments, lead, None):
         _extend(out, ids, target)
     return out
+
+
+def _need_unicode(pieces: Sequence[Piece]) -> None:
+    for piece in pieces:
+        try:
+            piece.text.encode()
+        except UnicodeEncodeError as error:
+            raise TemplateError(f"a message holds half a surrogate pair, which is no text: {error}") from error
 
 
 def _add(segments: list[tuple[str, bool]], piece: Piece) -> None:
@@ -110,9 +119,8 @@ class _Plain:
         import tokenizers
 
         source = json.loads(tokenizer.backend_tokenizer.to_str())
-        names = {each["content"] for each in source["added_tokens"] if each["special"]}
-        names |= set(tokenizer.all_special_tokens)
-        self._marks = {name: f"\ufdd2{nonce}.{i}\ufdd3" for i, name in enumerate(sorted(names))}
+        names = sorted(special_tokens(tokenizer))
+        self._marks = {name: f"\ufdd2{nonce}.{i}\ufdd3" for i, name in enumerate(names)}
         self._ids = {name: int(tokenizer.convert_tokens_to_ids(name)) for name in self._marks}
         source.update(post_processor=None, truncation=None, padding=None)
         _rename(source, self._marks, self._ids)
@@ -143,6 +151,8 @@ class _Plain:
         so_far: list[int] = []
         for i, (segment, target) in enumerate(segments):
             after = trail if i == len(segments) - 1 else None
+            if i and not target:  # the answer before it stopped by text: a new run, so that the work stays linear
+                text, so_far, continued, lead = "", [], True, None
             ids, ends = self._tokens(text + segment, lead, after, continued)
             if ids[: len(so_far)] != so_far or (so_far and ends[len(so_far) - 1] > len(text)):
                 ids, _ = self._tokens(segment, None, after, True)
@@ -174,7 +184,8 @@ def _plain(tokenizer: Any, pieces: Sequence[Piece]) -> _Plain:
     nonce = 0
     while any(f"\ufdd2{nonce}." in piece.text for piece in pieces):
         nonce += 1
-    key = (nonce, len(tokenizer), *tokenizer.all_special_tokens)
+    opens = tuple(bool(getattr(tokenizer, name, False)) for name in ("add_bos_token", "add_prefix_space"))
+    key = (nonce, len(tokenizer), opens, *tokenizer.all_special_tokens)
     copies = _cache.setdefault(tokenizer, {})
     if key not in copies:
         copies[key] = _Plain(tokenizer, nonce)

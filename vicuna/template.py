@@ -21,6 +21,12 @@ class TemplateError(VicunaError):
     """The template is unknown, or it cannot say these messages."""
 
 
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Names of all tokens that the tokenizer treats as special, not only of those with a role such as EOS."""
+    added = {each.content for each in tokenizer.added_tokens_decoder.values() if each.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of the rendered text."""
@@ -120,7 +126,7 @@ class TextTemplate(Template):
 
         It is the template's own where the tokenizer has it as a special token, else the tokenizer's EOS.
         """
-        if self.stop in tokenizer.all_special_tokens:
+        if self.stop in special_tokens(tokenizer):
             return self.stop
         if tokenizer.eos_token is None:
             raise TemplateError(f"template {self.name} ends answers with {self.stop!r}, and the tokenizer has neither "
@@ -171,7 +177,10 @@ class ChatTemplate(Template):
                 f"name one of: {', '.join(BUILT_IN)}"
             )
         self._tokenizer = tokenizer
-        self._source = str(tokenizer.get_chat_template())
+        try:
+            self._source = str(tokenizer.get_chat_template())
+        except ValueError as error:  # several named templates and none of them the default
+            raise TemplateError(f"the tokenizer's chat template cannot be used: {error}") from error
         self.name = f"chat-{self.hash[:12]}"
 
     @functools.cached_property
@@ -183,17 +192,30 @@ class ChatTemplate(Template):
     def pieces(self, messages: Sequence[Message], *, open_turn: bool = False) -> list[Piece]:
         """The rendered text in pieces, found by rendering once with marks in place of the messages' texts.
 
+        An answer's target begins where the generation prompt ends, since the model has to write all that follows.
+
         Raises:
             TemplateError: the template refuses the messages, rewrites their text, or ends answers without a special
                 token, so that one cannot say which tokens are the answer.
         """
         marks = _marks([message.content for message in messages])
-        skeleton = self._render([Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)], open_turn)
-        for texts in ([m.content for m in messages], [m.content.strip() for m in messages]):
-            found = self._split(skeleton, dict(zip(marks, zip(messages, texts, strict=True), strict=True)))
-            if "".join(piece.text for piece in found) == self._render(messages, open_turn):
-                return self._leads(messages, found)
-        raise TemplateError(f"{self.name} changes the text of messages, so the answers cannot be found in it")
+        masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
+        parts = self._align(self._render(masked, open_turn), self._render(messages, open_turn), marks, messages)
+        found: list[Piece] = []
+        answer = -1
+        for text, message in parts:
+            after_answer = answer >= 0
+            answer = -1
+            if message is None:
+                literal = self._literal(text)
+                found += self._with_stop(literal) if after_answer else literal
+            elif messages[message].role == "assistant":
+                answer = message
+                found = self._from_prompt_on(found, messages[:message])
+                found.append(Piece(text, target=True))
+            else:
+                found.append(Piece(text))
+        return found
 
     def _render(self, messages: Sequence[Message], open_turn: bool) -> str:
         import jinja2
@@ -201,28 +223,40 @@ class ChatTemplate(Template):
         rows = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=open_turn))
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError, IndexError) as error:
             raise TemplateError(f"the chat template refuses these messages: {error}") from error
 
-    def _split(self, skeleton: str, said: dict[str, tuple[Message, str]]) -> list[Piece]:
-        """Skeleton → pieces: marks become the messages' texts, special tokens become control pieces."""
-        found: list[Piece] = []
-        parts = re.split("(" + "|".join(map(re.escape, said)) + ")", skeleton) if said else [skeleton]
-        answered = False
-        for part in parts:
-            if part in said:
-                message, text = said[part]
-                answered = message.role == "assistant"
-                found.append(Piece(text, target=answered))
-                continue
-            literal = self._literal(part)
-            found += self._with_stop(literal) if answered else literal
-            answered = False
-        return found
+    def _align(
+        self, skeleton: str, rendered: str, marks: Sequence[str], messages: Sequence[Message]
+    ) -> list[tuple[str, int | None]]:
+        """Walk the skeleton along the real rendering: (text, index of the message it is, or None for the template's).
+
+        A template may strip the white space around a message; any other change of its text is an error.
+        """
+        which = {mark: i for i, mark in enumerate(marks)}
+        split = re.split("(" + "|".join(map(re.escape, marks)) + ")", skeleton) if marks else [skeleton]
+        parts: list[tuple[str, int | None]] = []
+        position = 0
+        for i, part in enumerate(split):
+            text = part
+            if part in which:
+                follows = split[i + 1]
+                said = messages[which[part]].content
+                forms = (said, said.strip(), said.lstrip(), said.rstrip())
+                text = next((form for form in forms if rendered.startswith(form + follows, position)), "\0")
+            if not rendered.startswith(text, position):
+                raise TemplateError(f"{self.name} changes the text of messages, so the answers cannot be found in it")
+            parts.append((text, which.get(part)))
+            position += len(text)
+        if position != len(rendered):
+            raise TemplateError(f"{self.name} changes the text of messages, so the answers cannot be found in it")
+        return [part for part in parts if part[0] or part[1] is not None]
 
     def _literal(self, text: str) -> list[Piece]:
-        specials = sorted(self._tokenizer.all_special_tokens, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, specials)) + ")", text) if specials else [text]
+        specials = special_tokens(self._tokenizer)
+        if not specials:
+            return [Piece(text)]
+        parts = re.split("(" + "|".join(map(re.escape, sorted(specials, key=len, reverse=True))) + ")", text)
         return [Piece(part, control=part in specials) for part in parts if part]
 
     def _with_stop(self, literal: list[Piece]) -> list[Piece]:
@@ -234,20 +268,20 @@ class ChatTemplate(Template):
                 break
         raise TemplateError(f"{self.name} ends answers without a special token, so a model could not learn to stop")
 
-    def _leads(self, messages: Sequence[Message], found: list[Piece]) -> list[Piece]:
-        """Move the border of each answer to where the generation prompt ends, if that is white space earlier."""
-        answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        spots = [i for i, piece in enumerate(found) if piece.target and not piece.control
-                 and (i == 0 or not found[i - 1].target)]  # fmt: skip
-        for answer, spot in zip(answers, spots, strict=True):
-            before = "".join(piece.text for piece in found[:spot])
-            prompt = self._render(messages[:answer], True)
-            lead = before[len(prompt) :]
-            if before.startswith(prompt) and lead and not lead.strip() and found[spot - 1].text.endswith(lead):
-                literal = found[spot - 1]
-                found[spot - 1] = Piece(literal.text.removesuffix(lead), literal.control, literal.target)
-                found[spot] = Piece(lead + found[spot].text, target=True)
-        return found
+    def _from_prompt_on(self, found: list[Piece], asked: Sequence[Message]) -> list[Piece]:
+        """The pieces before an answer, with all that follows the generation prompt made target."""
+        prompt = self._render(asked, True)
+        if not "".join(piece.text for piece in found).startswith(prompt):
+            raise TemplateError(f"{self.name} begins answers in another way than its generation prompt does")
+        position, marked = 0, []
+        for piece in found:
+            inside = max(0, min(len(piece.text), len(prompt) - position))
+            position += len(piece.text)
+            if piece.control or inside in (0, len(piece.text)):
+                marked.append(piece if inside else Piece(piece.text, piece.control, target=True))
+            else:
+                marked += [Piece(piece.text[:inside], target=piece.target), Piece(piece.text[inside:], target=True)]
+        return marked
 
     def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:
         """The special token that follows an answer, and EOS."""
