@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vicuna.errors import InputError
-from vicuna.files import read_jsonl, replacing
+from vicuna.files import read_jsonl, replacing, surrogate
 
 Role = Literal["system", "user", "assistant"]
 Layout = Literal["messages", "sharegpt"]
@@ -18,7 +18,7 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "model": "assistant",
 }  # fmt: skip
-"""What community files call the roles → what we call them."""
+"""What community files call the roles (in any letter case) → what we call them."""
 
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -95,10 +95,12 @@ def from_row(row: Mapping[str, Any], where: str) -> Conversation:
 
     Args:
         row: {"id", "messages": [{"role", "content"}]} or ShareGPT's {"id", "conversations": [{"from", "value"}]}.
-        where: file and position; names the record in errors, and is the conversation's source where it has none.
+        where: file and position; names the record in errors, and is the conversation's id and source where it has
+            none (or null).
 
     Raises:
-        InputError: neither layout, an unknown role, or text that is not a string.
+        InputError: neither layout, an unknown role, text that is not a string or not Unicode, an id or source that is
+            neither text nor a number, metadata that is not an object.
     """
     if isinstance(row.get("messages"), list):
         key, role_key, text_key = "messages", "role", "content"
@@ -109,21 +111,39 @@ def from_row(row: Mapping[str, Any], where: str) -> Conversation:
     turns = row[key]
     messages = tuple(_message(turn, role_key, text_key, f"{where}: {key}[{i}]") for i, turn in enumerate(turns))
     rest = {name: value for name, value in row.items() if name not in (key, "id", "source", "metadata")}
+    metadata = {} if row.get("metadata") is None else row["metadata"]
+    if not isinstance(metadata, Mapping):
+        raise InputError(f"{where}: `metadata` is an object; got a {type(metadata).__name__}")
     return Conversation(
-        id=str(row.get("id", where)),
+        id=_label(row, "id", where),
         messages=messages,
-        source=str(row.get("source", where)),
-        metadata={**rest, **(row.get("metadata") or {})},
+        source=_label(row, "source", where),
+        metadata={**rest, **metadata},
     )
+
+
+def _label(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return where
+    if not isinstance(value, str | int | float):
+        raise InputError(f"{where}: `{key}` is text or a number; got a {type(value).__name__}")
+    return _unicode(str(value), f"{where}: `{key}`")
+
+
+def _unicode(text: str, where: str) -> str:
+    if half := surrogate(text):
+        raise InputError(f"{where} holds {half}; `vicuna.data clean` replaces it")
+    return text
 
 
 def _message(turn: Any, role_key: str, text_key: str, where: str) -> Message:
     if not isinstance(turn, Mapping) or not isinstance(turn.get(text_key), str):
         raise InputError(f"{where}: a turn needs text under `{text_key}`")
-    role = ROLES.get(str(turn.get(role_key)))
+    role = ROLES.get(str(turn.get(role_key)).lower())
     if role is None:
         raise InputError(f"{where}: unknown role {turn.get(role_key)!r}; known: {', '.join(ROLES)}")
-    return Message(role, turn[text_key])
+    return Message(role, _unicode(turn[text_key], where))
 
 
 def to_row(conversation: Conversation, layout: Layout = "messages") -> dict[str, Any]:

@@ -6,16 +6,21 @@ from collections.abc import Mapping
 DENSE_BF16_TFLOPS: Mapping[str, float] = {
     "A100": 312.0,  # NVIDIA A100 datasheet (2020), without sparsity
     "H100 PCIe": 756.0,  # NVIDIA H100 datasheet (2023), PCIe card, without sparsity
-    "H100": 989.0,  # the same, SXM
+    "H100 NVL": 835.0,  # NVIDIA H100 NVL datasheet (2024), one card, without sparsity
+    "H100": 989.0,  # NVIDIA H100 datasheet (2023), SXM, without sparsity
+    "H200 NVL": 835.0,  # NVIDIA H200 datasheet (2024), NVL card, without sparsity
     "H200": 989.0,  # NVIDIA H200 datasheet (2023), SXM, without sparsity
     "B200": 2250.0,  # NVIDIA Blackwell datasheet (2024), without sparsity
     "L40S": 362.0,  # NVIDIA L40S datasheet (2023), without sparsity
     "L4": 121.0,  # NVIDIA L4 datasheet (2023), without sparsity
     "A10G": 70.0,  # AWS G5 instance page (2021), without sparsity
     "RTX 4090": 165.2,  # NVIDIA Ada white paper (2022), fp32 accumulate, without sparsity
-    "V100": 125.0,  # NVIDIA V100 datasheet (2017), fp16 tensor cores; it has no bf16
+    "V100": 125.0,  # NVIDIA V100 datasheet (2017), SXM2, fp16 tensor cores; it has no bf16
+    "V100 PCIE": 112.0,  # the same, PCIe card
 }
 """Part of the device's name → peak dense half-precision rate in TFLOP/s."""
+_LESSER = {"Laptop", "Mobile", "MIG", "D"}
+"""Words in the names of devices that are less than their namesake: slower chips, and slices of one (MIG)."""
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -24,6 +29,8 @@ def peak_flops(device_name: str) -> float | None:
     Args:
         device_name: as `torch.cuda.get_device_name()` gives it.
     """
+    if _words(device_name) & _LESSER:
+        return None
     matches = [name for name in DENSE_BF16_TFLOPS if _words(name) <= _words(device_name)]
     return DENSE_BF16_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
 

@@ -4,21 +4,25 @@ A folder without a manifest is incomplete and is never used. The content hash co
 so that the parents' hashes chain from the raw pages to the report.
 """
 
+import contextlib
+import dataclasses
 import datetime
 import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from vicuna import __version__
 from vicuna.errors import IncompleteError, InputError
-from vicuna.files import read_json, sha256_file, write_json
+from vicuna.files import read_json, sha256_file, write_failure, write_json
 
 NAME = "manifest.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -56,15 +60,21 @@ def write(
     config: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Hash every file below `folder` and write its manifest; from then on the artefact counts as complete."""
+    """Hash every file below `folder` and write its manifest; from then on the artefact counts as complete.
+
+    Raises:
+        InputError: there is no such folder, or it cannot be read or written.
+    """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"cannot write {folder / NAME}: {folder} is not a folder")
     files = _hashes(folder)
     manifest = Manifest(
         kind=kind,
         hash=_content_hash(files),
-        parents=dict(parents or {}),
-        config=json.loads(json.dumps(config or {})),
-        facts=json.loads(json.dumps(facts or {})),
+        parents=_plain(parents or {}),
+        config=_plain(config or {}),
+        facts=_plain(facts or {}),
         files=files,
         versions=_versions(),
         commit=_commit(),
@@ -74,19 +84,136 @@ def write(
     return manifest
 
 
+@contextlib.contextmanager
+def making(
+    folder: str | Path,
+    kind: str,
+    *,
+    parents: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Make an artefact folder that is whole or not there: `with making(out, "checkpoint", ...) as part: ...`.
+
+    The block writes its files into `part`, a hidden folder beside `folder` (what a killed start left there is removed).
+    When it ends without an error, the manifest is written and `part` gets the name `folder`.
+
+    Args:
+        folder: where the artefact shall stand; it must not exist, or be empty.
+        kind, parents, config, facts: as for `write`; `facts` is read at the end, so the block may fill it.
+
+    Raises:
+        InputError: something else stands there, or it cannot be written (disk full, no permission, ...).
+    """
+    check_free(folder)
+    place = Path(folder).resolve()
+    part = place.with_name(f".{place.name}.partial")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield part
+        write(part, kind, parents=parents, config=config, facts=facts)
+        _settle(part)
+        os.replace(part, place)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if why := write_failure(error, part):
+            raise InputError(f"cannot write {folder}: {why}") from error
+        raise
+
+
+def check_free(folder: str | Path) -> None:
+    """Raise unless `making` may make this folder; for commands that work long before they write.
+
+    Raises:
+        InputError: it is a file, or not empty: nobody's work is written over.
+    """
+    folder = Path(folder)
+    try:
+        first = next(folder.iterdir(), None)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    if first:
+        what = f"other work (kind {read(folder).kind})" if is_complete(folder) else f"other files ({first.name})"
+        raise InputError(f"{folder} holds {what}; choose another --out or remove it")
+    if folder.is_mount():
+        raise InputError(f"{folder} is a mount point and cannot be replaced; name a folder inside it")
+
+
+def _settle(folder: Path) -> None:
+    """Have every file on the disk itself, so that not even a power cut leaves a manifest without its files."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def read(folder: str | Path) -> Manifest:
     """The folder's manifest.
 
     Raises:
         IncompleteError: there is none, so whatever made the folder did not finish, or it is not a manifest.
     """
-    path = Path(folder) / NAME
-    if not path.exists():
+    found = find(folder)
+    if found is None:
         raise IncompleteError(f"{folder} has no {NAME}: it is incomplete; make it again")
+    return found
+
+
+def find(folder: str | Path) -> Manifest | None:
+    """The folder's manifest, or None where there is none: the folder is unfinished, or it is from elsewhere.
+
+    Raises:
+        IncompleteError: the manifest is unreadable or is not one.
+    """
+    path = Path(folder) / NAME
     try:
-        return Manifest(**read_json(path))
-    except (TypeError, InputError) as error:
-        raise IncompleteError(f"{path} is not a manifest ({error}); make {folder} again") from error
+        return _manifest(read_json(path))
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise IncompleteError(f"{error}; make {folder} again") from error
+    except ValueError as error:
+        raise IncompleteError(f"{path} is not a manifest: {error}; make {folder} again") from error
+
+
+def _manifest(value: Any) -> Manifest:
+    """The manifest in a JSON value.
+
+    Raises:
+        ValueError: a field is missing, unknown or of the wrong type, or the hash is not the files' one.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a JSON {type(value).__name__}, not an object")
+    fields = {each.name: each for each in dataclasses.fields(Manifest)}
+    if unknown := sorted(value.keys() - fields.keys()):
+        raise ValueError(f"it has an unknown field {unknown[0]!r}")
+    for name, each in fields.items():
+        if name not in value and each.default_factory is dataclasses.MISSING and each.default is dataclasses.MISSING:
+            raise ValueError(f"it has no {name}")
+        if not _fits(name, value.get(name, "" if name in _TEXTS else {})):
+            raise ValueError(f"its {name} is {'not text' if name in _TEXTS else 'not a table'} as it must be")
+    found = Manifest(**value)
+    if found.hash != _content_hash(found.files):
+        raise ValueError("its hash is not that of the files that it names")
+    return found
+
+
+_TEXTS = ("kind", "hash", "commit", "created")
+_TEXT_TABLES = ("parents", "files", "versions")
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, dict) and (name not in _TEXT_TABLES or all(isinstance(v, str) for v in value.values()))
 
 
 def is_complete(folder: str | Path) -> bool:
@@ -98,14 +225,18 @@ def is_complete(folder: str | Path) -> bool:
     return True
 
 
-def verify(folder: str | Path) -> Manifest:
+def verify(folder: str | Path, *, contents: bool = True) -> Manifest:
     """Read the manifest and compare every file with its hash.
+
+    Args:
+        folder: the artefact.
+        contents: False compares only which files there are, without reading them.
 
     Raises:
         IncompleteError: no manifest, or a file is missing, added or changed (the first one is named).
     """
     manifest = read(folder)
-    now = _hashes(Path(folder))
+    now = _hashes(Path(folder)) if contents else {name: manifest.files.get(name, "") for name in _files(Path(folder))}
     for name in sorted(set(now) | set(manifest.files)):
         if now.get(name) != manifest.files.get(name):
             change = "missing" if name not in now else "new" if name not in manifest.files else "changed"
@@ -118,7 +249,7 @@ def matches(folder: str | Path, kind: str, parents: Mapping[str, str], config: M
     if not is_complete(folder):
         return False
     manifest = read(folder)
-    wanted = json.loads(json.dumps([kind, dict(parents), dict(config)]))
+    wanted = [kind, _plain(parents), _plain(config)]
     return bool([manifest.kind, dict(manifest.parents), dict(manifest.config)] == wanted)
 
 
@@ -128,18 +259,35 @@ def content_hash(folder: str | Path) -> str:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Relative name → SHA-256 of every file below `folder` but its manifest and hidden (temporary) files."""
+    """Relative name → SHA-256 of every file of an artefact."""
+    return {name: sha256_file(path) for name, path in _files(folder).items()}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Relative name → path of every file below `folder` but its manifest and hidden (temporary) files."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != NAME and not any(part.startswith(".") for part in name.split("/")):
-            files[name] = sha256_file(path)
+            files[name] = path
     return files
 
 
 def _content_hash(files: Mapping[str, str]) -> str:
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    lines = b"".join(os.fsencode(f"{digest}  {name}\n") for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines).hexdigest()
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree as it reads back from JSON: tuples as lists, paths as text."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, PurePath):
+            return str(value)
+        raise TypeError(f"a manifest cannot hold a {type(value).__name__}")
+
+    plain: dict[str, Any] = json.loads(json.dumps(dict(tree), default=text))
+    return plain
 
 
 def _versions() -> dict[str, str]:

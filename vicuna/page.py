@@ -2,6 +2,7 @@
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", head: str =
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """An HTML table; cells are escaped, and columns that hold only numbers stand on the right."""
-    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
+    numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(headers))]
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         marks = [' class="number"' if each else "" for each in numeric]
@@ -110,12 +111,18 @@ def figure(drawing: Any, caption: str = "") -> str:
     return f"<figure>{svg[svg.index('<svg') :]}{label}</figure>"
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, int | float):
-        return True
-    text = str(value).strip().replace(",", "").removesuffix("%").removesuffix("s").removesuffix("×").strip()
-    try:
-        float(text)
-    except ValueError:
-        return text in ("", "-", "–")
-    return True
+_NUMBER = re.compile(r"[+\-−]?\d[\d,]*(\.\d+)?%?")
+_NOTHING = ("", "-", "–")
+"""What a cell holds where there is no number to show."""
+
+
+def _is_numeric(column: Sequence[Any]) -> bool:
+    """Whether a column holds numbers, or texts of digits with an optional % sign; cells may be empty, but not all."""
+    cells = [cell for cell in column if str(cell) not in _NOTHING]
+    return bool(cells) and all(_is_number(cell) for cell in cells)
+
+
+def _is_number(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return _NUMBER.fullmatch(cell) is not None
+    return isinstance(cell, int | float) and not isinstance(cell, bool)

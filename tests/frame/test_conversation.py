@@ -47,6 +47,18 @@ def test_community_names_of_the_roles_are_understood(name, other):
     assert (found.id, found.source, found.metadata) == ("1", "f.json:1", {"model": "m"})
 
 
+@pytest.mark.parametrize(("user", "assistant"), [("Human", "GPT"), ("USER", "Assistant"), ("User", "ChatGPT")])
+def test_names_of_the_roles_may_have_any_letter_case(user, assistant):
+    row = {"conversations": [{"from": user, "value": "a"}, {"from": assistant, "value": "b"}]}
+    assert [m.role for m in from_row(row, "f:1").messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("row", [{}, {"id": None, "source": None, "metadata": None}])
+def test_a_record_without_id_and_source_is_called_by_its_place(row):
+    found = from_row({**row, "messages": []}, "f.jsonl:7")
+    assert (found.id, found.source, found.metadata) == ("f.jsonl:7", "f.jsonl:7", {})
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -54,11 +66,24 @@ def test_community_names_of_the_roles_are_understood(name, other):
         ({"messages": [{"role": "robot", "content": "a"}]}, r"f:3: messages\[0\]: unknown role 'robot'; known: system"),
         ({"messages": [{"role": "user", "content": None}]}, r"f:3: messages\[0\]: a turn needs text under `content`"),
         ({"conversations": ["hi"]}, r"f:3: conversations\[0\]: a turn needs text under `value`"),
+        ({"messages": [], "metadata": ["a"]}, r"f:3: `metadata` is an object; got a list"),
+        ({"messages": [], "metadata": "a"}, r"f:3: `metadata` is an object; got a str"),
+        ({"messages": [], "metadata": 0}, r"f:3: `metadata` is an object; got a int"),
+        ({"messages": [], "id": ["a"]}, r"f:3: `id` is text or a number; got a list"),
+        ({"messages": [], "source": {}}, r"f:3: `source` is text or a number; got a dict"),
+        ({"messages": [], "id": "\ud800"}, r"f:3: `id` holds half a surrogate pair"),
+        ({"messages": [{"role": "user", "content": "a\udc00"}]}, r"f:3: messages\[0\] holds half a .*\(U\+DC00\)"),
     ],
 )
 def test_a_malformed_record_is_named_with_its_place(row, message):
     with pytest.raises(InputError, match=message):
         from_row(row, "f:3")
+
+
+def test_text_that_is_not_unicode_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*c.jsonl: the text holds half a surrogate pair"):
+        write_conversations(tmp_path / "c.jsonl", [chat(("user", "a\ud83d"), ("assistant", "b"))])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_line_is_named(tmp_path):

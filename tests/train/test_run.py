@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -43,13 +44,16 @@ def train(world: Path, out: Path, **more) -> None:
     main(from_dict(TrainConfig, settings(world, out, **more), "a test"))
 
 
-def start(world: Path, out: Path, **more) -> subprocess.Popen[str]:
-    """The same run as a process of its own."""
+def start(world: Path, out: Path, limit: int = resource.RLIM_INFINITY, **more) -> subprocess.Popen[str]:
+    """The same run as a process of its own, which may write files of at most `limit` bytes."""
     words = []
     for key, value in settings(world, out, **more).items():
         inner = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
         words += [word for name, each in inner.items() for word in (f"--{name}", str(each))]
-    return subprocess.Popen([sys.executable, "-m", "vicuna.train", *words], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "vicuna.train", *words], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def test_a_finished_run_is_not_done_again(world, finished, capsys):
 
 
 def test_another_run_is_not_written_over_a_finished_one(world, finished):
-    with pytest.raises(VicunaError, match="is of another run"):
+    with pytest.raises(VicunaError, match="model holds other work"):
         train(world, finished, optim={"lr": 1e-3})
 
 
@@ -115,15 +119,16 @@ def test_kill_9_at_any_moment_and_a_new_start_give_the_same_bits(world, finished
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_sigterm_saves_where_it_stands_and_exits_143(world, finished, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_where_it_stands(world, tmp_path, number, status):
     out = tmp_path / "run"
     child = start(world, out, checkpoint={"every": 0}, batch={"epochs": 200})
     log, deadline = out / "metrics.jsonl", time.monotonic() + 120
     while not (log.exists() and log.read_text().count("\n") >= 2) and time.monotonic() < deadline:
         time.sleep(0.01)
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(number)
     _, said = child.communicate(timeout=60)
-    assert child.returncode == 143
+    assert child.returncode == status
     assert "start again to go on from there" in said
     assert "Traceback" not in said
     (saved,) = (out / "checkpoints").iterdir()
@@ -204,6 +209,28 @@ def test_recomputing_activations_changes_nothing(world, finished, tmp_path):
     train(world, tmp_path, gradient_checkpointing=True)
     ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (tmp_path, finished))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+def test_a_base_models_contradictory_sampling_settings_do_not_stop_the_save(world, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    for each in (world / "init").iterdir():
+        if each.name != "manifest.json":
+            (base / each.name).write_bytes(each.read_bytes())
+    (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "do_sample": false}')
+    train(world, tmp_path / "run", model={"path": str(base)}, batch={"max_steps": 1})
+    assert "temperature" not in json.loads((tmp_path / "run" / "model" / "generation_config.json").read_text())
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_that_looks_whole(world, tmp_path):
+    """A limit on the size of files stands in for the full disk."""
+    out = tmp_path / "run"
+    child = start(world, out, checkpoint={"every": 0}, limit=50_000)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 1
+    assert f"error: cannot write {out / 'model'}" in said
+    assert "Traceback" not in said
+    assert not list(out.glob("*model*"))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
 """Read checkpoints, tokenizers and the template that belongs to them. A mismatch is an error, never a guess."""
 
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vicuna import manifest
 from vicuna.errors import IncompleteError, InputError
+from vicuna.files import read_json
 from vicuna.prompt import Template, template
 
+logger = logging.getLogger(__name__)
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""What transformers takes weights from; the second form is that of many checkpoints from before 2024."""
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -19,10 +26,8 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     _need_folder(path, "a tokenizer")
-    try:
+    with _readable(f"{path} holds no tokenizer that transformers can read"):
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} holds no tokenizer that transformers can read: {_first_line(error)}") from error
 
 
 def load_model(path: str | Path, dtype: Any, device: Any) -> Any:
@@ -34,22 +39,21 @@ def load_model(path: str | Path, dtype: Any, device: Any) -> Any:
         device: torch device.
 
     Raises:
-        InputError: no such folder, no weights, or not a causal language model.
-        IncompleteError: the manifest names weight files that are not there.
+        InputError: no such folder, no weights, or not a causal language model that can be read.
+        IncompleteError: the folder's files are not those that its manifest names, or tensors are missing or of
+            another shape than config.json says.
     """
     from transformers import AutoModelForCausalLM
 
     _need_folder(path, "a model")
     _need_weights(Path(path))
     quiet_transformers()
-    try:
+    with _readable(f"{path} holds no causal language model that can be read"), _silent_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} holds no causal language model: {_first_line(error)}") from error
-    if lost := sorted(set(info["missing_keys"]) | {str(each[0]) for each in info["mismatched_keys"]}):
-        raise IncompleteError(f"{path}: {len(lost)} tensors are missing or of another shape, e.g. {lost[0]}")
+            str(path), dtype=dtype, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+        )  # fmt: skip
+    _need_all_tensors(path, info)
     return model.to(device).eval()
 
 
@@ -58,19 +62,23 @@ def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -
 
     Args:
         path: checkpoint folder.
-        override: name of a template to use; it must be the stored one where the manifest stores one.
+        override: name of a template to use; it must be the stored one where the manifest stores one. A name that
+            starts with "chat-" means the tokenizer's own chat template.
         tokenizer: the folder's tokenizer, if it is loaded already.
 
     Raises:
         InputError: `override` is not the template the weights were trained with; or nothing says which template is
             right; or the stored one has changed since.
+        IncompleteError: the folder's manifest is damaged.
     """
-    stored = manifest.read(path).facts if manifest.is_complete(path) else {}
+    found_manifest = manifest.find(path)
+    stored = found_manifest.facts if found_manifest else {}
     name, digest = stored.get("template", ""), stored.get("template_hash", "")
     if override and name and override != name:
         raise InputError(f"{path} was trained with template {name}, not {override}; leave the template unset")
-    if override or (name and not name.startswith("chat-")):
-        found = template(override or name)
+    wanted = override or name
+    if wanted and not wanted.startswith("chat-"):
+        found = template(wanted)
     else:
         tokenizer = tokenizer or load_tokenizer(path)
         if not tokenizer.chat_template:
@@ -78,7 +86,24 @@ def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -
         found = template(tokenizer)
     if digest and found.hash != digest:
         raise InputError(f"{path} was trained with template {name} of hash {digest[:12]}; it is {found.hash[:12]} now")
+    if wanted and found.name != wanted:
+        raise InputError(f"{path} has the chat template {found.name}, not {wanted}; leave the template unset")
     return found
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raise unless the model has a row of its embedding for every token of the tokenizer.
+
+    Raises:
+        InputError: a token's id is beyond the embedding, so the two do not belong together.
+    """
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda each: each[1])
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path} has tokens up to id {largest} ({token!r}), and the model "
+            f"{model.config.name_or_path} embeds only {rows}; use the tokenizer that belongs to the model"
+        )
 
 
 def quiet_transformers() -> None:
@@ -88,11 +113,31 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """No warnings from transformers about what we check and say ourselves."""
+    from transformers.utils import logging as theirs
+
+    before = theirs.get_verbosity()
+    theirs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(before)
+
+
 def checkpoint_hash(path: str | Path) -> str:
-    """The content hash that the folder's manifest states; for a folder from elsewhere, a hash of its files."""
-    if manifest.is_complete(path):
-        return manifest.read(path).hash
-    return manifest.content_hash(path)
+    """The content hash of a checkpoint or tokenizer folder.
+
+    With a manifest it is the one stated there, and every file is compared with it; for a folder from elsewhere it is
+    computed from its files.
+
+    Raises:
+        InputError: there is no such folder.
+        IncompleteError: the files are not as the manifest says, or the manifest is damaged.
+    """
+    _need_folder(path, "a model")
+    return manifest.verify(path).hash if manifest.find(path) else manifest.content_hash(path)
 
 
 def _need_folder(path: str | Path, what: str) -> None:
@@ -103,14 +148,45 @@ def _need_folder(path: str | Path, what: str) -> None:
 
 
 def _need_weights(path: Path) -> None:
-    found = {each.name for pattern in WEIGHTS for each in path.glob(pattern)}
-    if not found:
-        raise InputError(f"{path} holds no weights (*.safetensors)")
-    if manifest.is_complete(path):
-        named = manifest.read(path).files
-        if lost := sorted(name for name in named if not (path / name).exists()):
-            raise IncompleteError(f"{path}/{lost[0]} is missing since the manifest was written")
+    if not any(each for pattern in WEIGHTS for each in path.glob(pattern)):
+        raise InputError(f"{path} holds no weights ({' or '.join(WEIGHTS)})")
+    if manifest.find(path):
+        manifest.verify(path, contents=False)
+    stops = path / "generation_config.json"
+    if stops.exists():
+        read_json(stops)  # transformers passes over a broken one, and answers would not end
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _need_all_tensors(path: str | Path, info: dict[str, Any]) -> None:
+    """Compare what transformers says of the tensors that it found with what the model needs."""
+    if lost := sorted(info["missing_keys"]):
+        raise IncompleteError(f"{path}: {len(lost)} tensors are missing, e.g. {lost[0]}; fetch or make it again")
+    if wrong := sorted((name, list(stored), list(needed)) for name, stored, needed in info["mismatched_keys"]):
+        name, stored, needed = wrong[0]
+        raise IncompleteError(
+            f"{path}: {len(wrong)} tensors are of another shape than config.json says, "
+            f"e.g. {name} is {stored}, not {needed}; fetch or make it again"
+        )
+    if unknown := sorted(info["unexpected_keys"]):
+        logger.warning("%s: %d tensors are not part of the model and not used, e.g. %s", path, len(unknown), unknown[0])
+
+
+@contextlib.contextmanager
+def _readable(complaint: str) -> Iterator[None]:
+    """Whatever a reader of other people's files raises is an InputError that starts with `complaint`.
+
+    The readers' errors have no type in common: damaged folders were seen to end in SafetensorError, UnpicklingError,
+    StrictDataclassError, AttributeError, ZeroDivisionError and, from the Rust tokenizers, in a bare Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{complaint}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """An error of another library as one line that is not too long."""
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+    if not isinstance(error, OSError) and type(error) is not ValueError:
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -37,6 +38,15 @@ class Timing:
     reused: bool
 
 
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child that was asked to end; kill it and its own children when it does not."""
+    try:
+        child.wait(STOP)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
 class Children:
     """The commands that the quickstart starts; leaving the block ends every one of them."""
 
@@ -44,20 +54,24 @@ class Children:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Children":
-        self._before = signal.signal(signal.SIGTERM, _interrupt)
+        # A signal that is ignored stays so: that is what `nohup` asks for.
+        heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+        self._before = {each: signal.signal(each, _interrupt) for each in heeded}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        for child in self._running:
-            if child.poll() is None:
-                child.send_signal(signal.SIGINT)
-        for child in self._running:
-            try:
-                child.wait(STOP)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        self._before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+        for each in self._before:  # a second Ctrl-C must not leave a child behind
+            signal.signal(each, signal.SIG_IGN)
+        try:
+            for child in self._running:
+                if child.poll() is None:
+                    child.send_signal(signal.SIGINT)
+            for child in self._running:
+                _end(child)
+        finally:
+            for each, handler in self._before.items():
+                signal.signal(each, handler)
 
     def _start(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches us alone, and we end the children in order.
@@ -85,7 +99,7 @@ class Children:
         path = Path(config.out) / "stack.yaml"
         write_text(path, dump_stack(stack(config)))
         print(f"\n── serve: python -m vicuna serve up --config {path}", flush=True)
-        child = self._start(["serve", "up", "--config", str(path)])
+        child = self._stack = self._start(["serve", "up", "--config", str(path)])
         api, page = f"http://127.0.0.1:{config.port}", f"http://127.0.0.1:{config.web_port}"
         wait_for_models(api, {BASE, TUNED}, child)
         return api, page
@@ -93,8 +107,9 @@ class Children:
     def wait(self) -> None:
         """Wait until Ctrl-C; a stack that ends by itself is an error."""
         for child in self._running:
-            if status := child.wait():
-                raise StageFailed(f"the demo ended by itself with status {status}; what it says above is the reason")
+            child.wait()
+        status = self._stack.returncode
+        raise StageFailed(f"the demo ended by itself with status {status}; what it says above is the reason")
 
 
 def wait_for_models(api: str, names: set[str], child: subprocess.Popen[bytes]) -> None:

@@ -54,3 +54,12 @@ class QuickstartConfig:
     """Port of the demo; 0 takes any free one."""
     size: SizeConfig = field(default_factory=SizeConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("port", "web_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ValueError(f"{name} is 1 to 65535, or 0 for any free one; got {getattr(self, name)}")
+        if self.port and self.port == self.web_port:
+            raise ValueError(f"web_port is another one than port; both are {self.port}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a whole number from 0 to below 2^63; got {self.seed}")

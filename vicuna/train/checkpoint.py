@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -36,7 +35,7 @@ class Position:
 def save(
     folder: Path, run: Mapping[str, Any], position: Position, model: Any, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
-    """Write a checkpoint under a temporary name, verify it, rename it, and remove all but the newest `keep`.
+    """Write a checkpoint, read it back, and remove all but the newest `keep`.
 
     Args:
         folder: the run's checkpoint folder.
@@ -46,20 +45,14 @@ def save(
         keep: complete checkpoints that stay.
     """
     target = folder / f"step-{position.step:08d}"
-    part = folder / f".{target.name}.partial"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    shutil.rmtree(
+        target, ignore_errors=True
+    )  # of an earlier start, and not whole, or this step would not be done again
+    with manifest.making(target, "training-state", config=run) as part:
         save_model(model, str(part / "model.safetensors"))
         torch.save({"optimizer": optimizer.state_dict(), "rng": _rng()}, part / "state.pt")
         write_json(part / "position.json", asdict(position))
-        manifest.write(part, "training-state", config=run)
-        manifest.verify(part)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"cannot write checkpoint {target}: {error}") from error
+    manifest.verify(target)
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -1,5 +1,6 @@
 """Settings of the training commands."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +28,7 @@ class OptimConfig:
     warmup: float = 0.03
     """Share of all steps spent warming up, from 0 to below 1."""
     final: float = 0.0
-    """Share of the peak rate that the last step has."""
+    """Share of the peak rate at which the schedule ends, one step after the last."""
     weight_decay: float = 0.0
     """Decay of matrices (not of norms and biases) per unit of learning rate."""
     beta1: float = 0.9
@@ -38,8 +39,13 @@ class OptimConfig:
     """Gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is a learning rate above 0; got {self.lr}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share from 0 to below 1; got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is 0 or above; got {self.weight_decay}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, so 0 to below 1; got {self.warmup}")
         if not 0 <= self.final <= 1:
@@ -64,8 +70,8 @@ class BatchConfig:
     def __post_init__(self) -> None:
         if self.accumulation < 1:
             raise ValueError(f"accumulation is at least 1; got {self.accumulation}")
-        if not self.epochs > 0:
-            raise ValueError(f"epochs is above 0; got {self.epochs}")
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs is a number of passes above 0; got {self.epochs}")
         if self.max_steps < 0:
             raise ValueError(f"max_steps is 0 (no limit) or a count; got {self.max_steps}")
 
@@ -118,6 +124,12 @@ class TrainConfig:
             )
         if self.log_every < 1:
             raise ValueError(f"log_every is at least 1; got {self.log_every}")
+        if self.threads < 0:
+            raise ValueError(f"threads is 0 (torch decides) or a count; got {self.threads}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a whole number from 0 to below 2^63; got {self.seed}")
+        if not self.out:
+            raise ValueError("out is a folder; got nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +174,7 @@ class InitConfig:
     """Decides the weights."""
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise ValueError(f"hidden is heads times an even number; got {self.hidden} for {self.heads} heads")
         if min(self.hidden, self.layers, self.heads, self.intermediate, self.max_length) < 1:
             raise ValueError("hidden, layers, heads, intermediate and max_length are all at least 1")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden is heads times an even number; got {self.hidden} for {self.heads} heads")

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from vicuna import manifest
 from vicuna.conversation import Conversation, problems, read_conversations
 from vicuna.errors import InputError
+from vicuna.files import sha256_file
 from vicuna.prompt import Template, encode
 from vicuna.train.config import DataConfig
 
@@ -52,7 +54,7 @@ class Dataset:
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """The conversation files of a dataset folder (finished ones only), or the one file that is named.
+    """The conversation files that a dataset folder's manifest names, or the one file that is named.
 
     Raises:
         InputError: nothing is there.
@@ -63,18 +65,26 @@ def files_of(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder of conversations")
-    manifest.read(path)
-    found = sorted((path / "conversations").glob("*.jsonl"))
+    made = manifest.read(path)
+    found = [path / name for name in sorted(made.files) if re.fullmatch(r"conversations/[^/]+\.jsonl", name)]
     if not found:
-        raise InputError(f"{path}/conversations holds no *.jsonl files")
+        raise InputError(f"{path} ({made.kind}) holds no conversations/*.jsonl; give a folder that vicuna.data made")
     return found
 
 
 def dataset_hash(path: str | Path) -> str:
-    """Content hash of a dataset folder, or of one file's bytes."""
-    from vicuna.files import sha256_file
+    """Content hash of a dataset folder, whose files are all compared with its manifest, or of one file's bytes.
 
-    return sha256_file(path) if Path(path).is_file() else manifest.read(path).hash
+    Raises:
+        InputError: nothing is there.
+        IncompleteError: the folder is unfinished, or its files are not as they were when it was made.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return manifest.verify(path).hash
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder of conversations")
+    return sha256_file(path)
 
 
 def load(config: DataConfig, tokenizer: Any, template: Template, max_length: int) -> Dataset:

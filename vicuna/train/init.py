@@ -1,25 +1,40 @@
 """A LLaMA with random weights, as an ordinary checkpoint folder."""
 
+from typing import Any
+
 from vicuna import manifest
 from vicuna.config import to_dict
 from vicuna.models.load import checkpoint_hash, load_tokenizer, quiet_transformers
 from vicuna.train.config import InitConfig
 
+PLACES = ("tokenizer", "out")
+"""Settings that are no part of what is made: the tokenizer's content hash stands for its path."""
+
 
 def main(config: InitConfig) -> None:
-    """Write config, weights and tokenizer; finished work with the same settings is kept."""
-    tokenizer = load_tokenizer(config.tokenizer)
+    """Write config, weights and tokenizer; finished work with the same settings is kept, other work is not touched."""
     parents = {"tokenizer": checkpoint_hash(config.tokenizer)}
-    if manifest.matches(config.out, "checkpoint", parents, to_dict(config)):
+    identity = {key: value for key, value in to_dict(config).items() if key not in PLACES}
+    if manifest.matches(config.out, "checkpoint", parents, identity):
         print(f"{config.out} is made already")
         return
+    facts: dict[str, Any] = {}
+    with manifest.making(config.out, "checkpoint", parents=parents, config=identity, facts=facts) as part:
+        tokenizer = load_tokenizer(config.tokenizer)
+        model = _model(config, tokenizer)
+        facts["parameters"] = model.num_parameters()
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    print(f"LLaMA of {facts['parameters'] / 1e6:.1f} million random weights in {config.out}")
 
+
+def _model(config: InitConfig, tokenizer: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     quiet_transformers()
     torch.manual_seed(config.seed)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=config.hidden, num_hidden_layers=config.layers,
             num_attention_heads=config.heads, num_key_value_heads=config.heads, intermediate_size=config.intermediate,
@@ -28,8 +43,3 @@ def main(config: InitConfig) -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    model.save_pretrained(config.out)
-    tokenizer.save_pretrained(config.out)
-    facts = {"parameters": model.num_parameters()}
-    manifest.write(config.out, "checkpoint", parents=parents, config=to_dict(config), facts=facts)
-    print(f"LLaMA of {model.num_parameters() / 1e6:.1f} million random weights in {config.out}")

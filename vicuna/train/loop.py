@@ -25,7 +25,9 @@ class Diverged(VicunaError):
 class Stopped(VicunaError):
     """The run was told to stop and has saved where it stands."""
 
-    exit_status = 143  # 128 + SIGTERM, as shells count it
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number  # as shells count it
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ def train(
             step = _count(position, batches, loss, norm, rate, capacity, time.perf_counter() - began)
             after(step)
             last = position.step == steps
-            if stop.is_set and not last:
+            if stop.number and not last:
                 save()
-                raise Stopped(f"stopped after step {position.step} of {steps}; start again to go on from there")
+                said = f"stopped after step {position.step} of {steps}; start again to go on from there"
+                raise Stopped(said, stop.number)
             if save_every and position.step % save_every == 0 and not last:
                 save()
 
@@ -133,7 +136,7 @@ def _count(
 
 
 class _Flag:
-    is_set = False
+    number = 0  # of the signal that came
 
 
 @contextlib.contextmanager
@@ -143,7 +146,7 @@ def stop_signals() -> Iterator[_Flag]:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: Any) -> None:
-        flag.is_set = True
+        flag.number = number
         signal.signal(number, before[signal.Signals(number)])
 
     for each in before:

@@ -30,24 +30,40 @@ class Step:
     """Wall time."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """For model FLOPs utilisation: 2 FLOP forward and 4 backward for each parameter that a token passes through.
+
+    Attention scores and recomputed activations are left out, so the figure is on the low side.
+    """
+
+    body: int
+    """Parameters of the decoder layers; every token passes through them. Looking up an embedding costs nothing."""
+    head: int
+    """Parameters of the output matrix; only the tokens before a target pass through it."""
+    peak: float | None
+    """The device's peak rate in FLOP/s; None where it is not known."""
+
+    def flops(self, tokens: int, targets: int) -> float:
+        """Work of so many tokens."""
+        return 6.0 * (self.body * tokens + self.head * targets)
+
+
 class Progress:
     """Writes each step's row and, now and then, a line for people."""
 
-    def __init__(
-        self, path: Path, done: int, total: int, every: int, flops_per_token: float, peak: float | None
-    ) -> None:
+    def __init__(self, path: Path, done: int, total: int, every: int, work: Work) -> None:
         """Go on after `done` steps.
 
         Args:
             path: metrics.jsonl; rows after step `done` (of a start that was killed) are removed.
             done, total: optimiser steps.
             every: steps between lines.
-            flops_per_token: forward and backward work, in FLOP.
-            peak: the device's peak rate in FLOP/s, or None where it is not known.
+            work: what a token costs and what the device can do.
         """
         _keep_rows(path, done)
         self._log = AppendLog(path)
-        self._total, self._every, self._flops, self._peak = total, every, flops_per_token, peak
+        self._total, self._every, self._work = total, every, work
         self._recent: list[Step] = []
         self._done = done
         self._started = time.perf_counter()
@@ -74,8 +90,8 @@ class Progress:
             f"{tokens / seconds:,.0f} tokens/s",
             f"fill {tokens / sum(each.capacity for each in self._recent):.1%}",
         ]
-        if self._peak:
-            parts.append(f"MFU {tokens / seconds * self._flops / self._peak:.1%}")
+        if self._work.peak:
+            parts.append(f"MFU {self._work.flops(tokens, targets) / seconds / self._work.peak:.1%}")
         parts.append(f"{_duration(left)} left")
         print("  ".join(parts), file=sys.stderr, flush=True)
 

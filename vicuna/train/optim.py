@@ -21,7 +21,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    done = (step - warmup) / max(1, steps - 1 - warmup)
+    done = (step - warmup) / (steps - warmup)  # `final` would be the step after the last: with 0 no step is wasted
     share = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.lr * (config.final + (1 - config.final) * share)
 

@@ -1,7 +1,6 @@
 """One training run from settings to a checkpoint folder."""
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +19,13 @@ from vicuna.train import attention, checkpoint, loop, packing
 from vicuna.train.batch import Batch, make_batch
 from vicuna.train.config import TrainConfig
 from vicuna.train.dataset import Dataset, dataset_hash, load
-from vicuna.train.metrics import Progress
+from vicuna.train.metrics import Progress, Work
 from vicuna.train.optim import learning_rate, make_optimizer
 from vicuna.train.tokenizer import store_template
 
 logger = logging.getLogger(__name__)
-IRRELEVANT = ("out", "checkpoint", "log_every", "threads")
-"""Settings that do not change the trained weights, so that a run may go on under other ones."""
+IRRELEVANT = ("out", "checkpoint", "log_every", "threads", "device")
+"""Settings that do not decide the trained weights (but for rounding), so that a run may go on under other ones."""
 PATHS = ("model", "data")
 """Groups whose `path` is not part of the run's identity: the parents' content hashes stand for it."""
 
@@ -38,16 +37,13 @@ def main(config: TrainConfig) -> None:
     if not config.data.path:
         raise ConfigError("data.path is missing; name cleaned conversations with --data.path")
     out = Path(config.out)
-    identity = {key: value for key, value in to_dict(config).items() if key not in IRRELEVANT}
-    for group in PATHS:
-        identity[group].pop("path")
+    precision = choose_precision(config)
+    identity = _identity(config, precision)
     parents = {"base": checkpoint_hash(config.model.path), "data": dataset_hash(config.data.path)}
     if manifest.matches(out / "model", "checkpoint", parents, identity):
         print(f"{out}/model is trained already")
         return
-    if (out / "model").exists():
-        raise InputError(f"{out}/model is of another run; choose another --out or remove it")
-    precision = choose_precision(config)
+    manifest.check_free(out / "model")
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -64,6 +60,14 @@ def main(config: TrainConfig) -> None:
     print(
         f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: {out}/model"
     )
+
+
+def _identity(config: TrainConfig, precision: loop.Precision) -> dict[str, Any]:
+    """The settings that decide the trained weights."""
+    tree = {key: value for key, value in to_dict(config).items() if key not in IRRELEVANT}
+    for group in PATHS:
+        tree[group].pop("path")
+    return tree | {"dtype": str(precision.dtype).removeprefix("torch.")}  # what `auto` came to
 
 
 def choose_precision(config: TrainConfig) -> loop.Precision:
@@ -99,7 +103,9 @@ def _model(config: TrainConfig, precision: loop.Precision) -> Any:
         )
     attention.install(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The second name is transformers 5.17's; it goes away in 6.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model
 
 
@@ -118,9 +124,9 @@ def _train(
     plan = packing.plan(lengths, batch.tokens, config.seed, batch.epochs, batch.accumulation, batch.max_steps)
     position = checkpoint.restore(out / "checkpoints", identity, model, optimizer) or checkpoint.Position()
     _announce(config, data, model, plan, position, precision)
-    name = torch.cuda.get_device_name() if precision.device.type == "cuda" else "cpu"
-    flops = 6.0 * model.num_parameters(exclude_embeddings=False)  # per token: 2 forward and 4 backward a parameter
-    progress = Progress(out / "metrics.jsonl", position.step, len(plan), config.log_every, flops, peak_flops(name))
+    progress = Progress(
+        out / "metrics.jsonl", position.step, len(plan), config.log_every, _work(model, precision.device)
+    )
 
     def batches_of(step: int) -> list[Batch]:
         return [make_batch([data.samples[i] for i in each], precision.device) for each in plan[step]]
@@ -140,6 +146,13 @@ def _train(
     finally:
         progress.close()
     return position
+
+
+def _work(model: Any, device: torch.device) -> Work:
+    head = model.get_output_embeddings().weight
+    tables = {each.data_ptr(): each.numel() for each in (head, model.get_input_embeddings().weight)}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Work(model.num_parameters() - sum(tables.values()), head.numel(), peak_flops(name))
 
 
 def _announce(
@@ -179,24 +192,22 @@ def _write_model(
     facts: Mapping[str, Any],
 ) -> None:
     """An ordinary Hugging Face folder, read back and compared before it gets its name."""
-    part = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(part, ignore_errors=True)
+    from transformers import GenerationConfig
+
     model.set_attn_implementation("sdpa")  # what anybody else who loads the folder shall use
     if "template" in facts:
         store_template(tokenizer, template)
         stops = template.stop_ids(tokenizer)
-        model.generation_config.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
-        model.generation_config.bos_token_id = tokenizer.bos_token_id
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    try:
+        # Fresh: a base model's sampling settings may contradict each other, and are not the tuned model's.
+        model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=list(stops) if len(stops) > 1 else stops[0],
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    with manifest.making(folder, "checkpoint", parents=parents, config=identity, facts=facts) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise InputError(f"cannot write {folder}: {error}") from error
-    _compare(part, model)
-    manifest.write(part, "checkpoint", parents=parents, config=identity, facts=facts)
-    os.replace(part, folder)
+        _compare(part, model)
 
 
 def _compare(folder: Path, model: Any) -> None:

@@ -17,18 +17,25 @@ logger = logging.getLogger(__name__)
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 
 
+PLACES = ("inputs", "out")
+"""Settings that are no part of what is made: the inputs' content hashes stand for their paths."""
+
+
 def main(config: TokenizerConfig) -> None:
-    """Train the tokenizer and write its folder; finished work with the same inputs is kept."""
+    """Train the tokenizer and write its folder; finished work with the same inputs is kept, other work not touched."""
     parents = {f"data{i}": dataset_hash(path) for i, path in enumerate(config.inputs)}
-    if manifest.matches(config.out, "tokenizer", parents, to_dict(config)):
+    identity = {key: value for key, value in to_dict(config).items() if key not in PLACES}
+    if manifest.matches(config.out, "tokenizer", parents, identity):
         print(f"{config.out} is made already")
         return
     chosen = template(config.template)
-    tokenizer = train(texts(config.inputs, chosen), config.size)
-    store_template(tokenizer, chosen)
-    tokenizer.save_pretrained(config.out)
-    manifest.write(config.out, "tokenizer", parents=parents, config=to_dict(config), facts={"size": len(tokenizer)})
-    print(f"tokenizer with {len(tokenizer)} tokens in {config.out}")
+    facts: dict[str, Any] = {}
+    with manifest.making(config.out, "tokenizer", parents=parents, config=identity, facts=facts) as part:
+        tokenizer = train(texts(config.inputs, chosen), config.size)
+        store_template(tokenizer, chosen)
+        facts["size"] = len(tokenizer)
+        tokenizer.save_pretrained(part)
+    print(f"tokenizer with {facts['size']} tokens in {config.out}")
 
 
 def texts(inputs: tuple[str, ...], chosen: Template) -> Iterator[str]:
