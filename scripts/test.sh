@@ -1,24 +1,17 @@
 #!/usr/bin/env bash
-# The whole suite from a bare machine: environment, system packages where we are root, format, lint, types, tests.
+# The whole suite from a bare machine: system packages where we are root, environment, format, lint, types, tests.
+# Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
-system_packages() { # Chromium drives the pages' tests, PostgreSQL the store's; without root we say what is left out.
-    local missing=()
-    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing+=(chromium)
-    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing ${missing[*]}"
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    else
-        echo "not root: ${missing[*]} not installed; the tests that need them are skipped and say so" >&2
-    fi
-}
+# Chromium drives the pages; PostgreSQL is for tests on a database server. What cannot be had is said, and the tests that
+# need it are skipped with the reason.
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || apt_install chromium ||
+    echo "no Chromium, and it cannot be installed here: the tests in a browser are skipped" >&2
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || apt_install postgresql ||
+    echo "no PostgreSQL, and it cannot be installed here: tests on a database server are skipped" >&2
 
-system_packages
 make_environment "[dev]"
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .

@@ -113,15 +113,23 @@ def _single(kind: Any, value: Any, place: Place) -> Any:
 
     try:
         if isinstance(value, str) and is_number(kind):
-            value = scalar(value)
-        if isinstance(value, str) and (kind is Any or str in members(kind)):
-            return value  # jsonargparse would look for a number in it where a union has one too
+            value = scalar(value)  # a number in quotes
+        if _is_itself(kind, value):
+            return value
         if value is not None and not (isinstance(value, str) and is_number(kind)):
             parser = _parser(kind)
             return parser.instantiate(parser.parse_object({"value": value})).value
     except (ArgumentError, ValueError, OverflowError) as error:
         raise _wrong(kind, value, place) from error
     raise _wrong(kind, value, place)
+
+
+def _is_itself(kind: Any, value: Any) -> bool:
+    """Text where text may stand, or one of the words to choose from: jsonargparse would look for numbers in it."""
+    if kind is Any or (isinstance(value, str) and str in members(kind)):
+        return True
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    return any(type(value) is type(each) and value == each for each in choices)
 
 
 def _wrong(kind: Any, value: Any, place: Place) -> ConfigError:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vicuna.config import HelpShown, load
-from vicuna.errors import ConfigError, VicunaError
+from vicuna.errors import ConfigError, InputError, VicunaError
+from vicuna.settings import printable
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -71,18 +72,41 @@ def resolve(target: str) -> Callable[[list[str]], int]:
 def guarded(body: Callable[[], int]) -> int:
     """Run `body`; turn what people can cause into one line and an exit status."""
     try:
-        return body()
-    except HelpShown:
-        return 0
+        status = _unless_shown(body)
+        _flush_output()
+        return status
     except VicunaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away (`| head`); nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+
+
+def _unless_shown(body: Callable[[], int]) -> int:
+    try:
+        return body()
+    except HelpShown:
+        return 0
+
+
+def _flush_output() -> None:
+    """Write out what was printed while a failure can still be told; Python would do it after the exit status is set."""
+    try:
+        if sys.stdout is not None:  # None: the command was started with its output closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise InputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def start_logging() -> None:

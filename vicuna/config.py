@@ -67,8 +67,8 @@ class SamplingConfig:
 
 
 # ---------------------------------------- public interface
-class HelpShown(Exception):  # noqa: N818 (not an error: the command has said what was asked for and ends)
-    """`--help` or `--print_config` was asked for and has been printed."""
+class HelpShown(Exception):
+    """Not an error: `--help` or `--print_config` was asked for and has been printed, so the command ends."""
 
 
 def load(cls: type[T], argv: Sequence[str] | None = None, *, prog: str = "") -> T:

@@ -123,7 +123,7 @@ def write_failure(error: BaseException, folder: Path) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         name = error.filename
-        ours = name is None or (isinstance(name, str | bytes) and folder in Path(os.fsdecode(name)).parents)
+        ours = name is None or (isinstance(name, str | bytes) and Path(os.fsdecode(name)).is_relative_to(folder))
         return _cause(error) if error.errno and ours else None
     if type(error) is Exception or type(error).__name__ == "SafetensorError":  # tokenizers and safetensors
         code = re.search(r"\(os error (\d+)\)", text)
@@ -258,9 +258,9 @@ class AppendLog:
         size = self._file.seek(0, os.SEEK_END)
         tail, start = b"", size
         while start and b"\n" not in tail:
-            start = max(0, start - _TAIL)
+            end, start = start, max(0, start - _TAIL)
             self._file.seek(start)
-            tail = self._file.read(min(_TAIL, size - start)) + tail
+            tail = self._file.read(end - start) + tail
         torn = tail[tail.rfind(b"\n") + 1 :]
         if not torn:
             return

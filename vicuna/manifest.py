@@ -5,7 +5,6 @@ so that the parents' hashes chain from the raw pages to the report.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import hashlib
@@ -16,7 +15,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -192,14 +191,16 @@ def _manifest(value: Any) -> Manifest:
     """
     if not isinstance(value, dict):
         raise ValueError(f"it is a JSON {type(value).__name__}, not an object")
-    fields = {each.name: each for each in dataclasses.fields(Manifest)}
-    if unknown := sorted(value.keys() - fields.keys()):
-        raise ValueError(f"it has an unknown field {unknown[0]!r}")
-    for name, each in fields.items():
-        if name not in value and each.default_factory is dataclasses.MISSING and each.default is dataclasses.MISSING:
-            raise ValueError(f"it has no {name}")
-        if not _fits(name, value.get(name, "" if name in _TEXTS else {})):
-            raise ValueError(f"its {name} is {'not text' if name in _TEXTS else 'not a table'} as it must be")
+    needed, known = ("kind", "hash"), {each.name for each in fields(Manifest)}
+    if lacking := [name for name in needed if name not in value]:
+        raise ValueError(f"it has no {lacking[0]}")
+    for name, each in value.items():
+        if name not in known:
+            raise ValueError(f"it has an unknown field {name!r}")
+        if not isinstance(each, str if name in _TEXTS else dict):
+            raise ValueError(f"its {name} is not {'text' if name in _TEXTS else 'an object'}")
+        if name in _TABLES and not all(isinstance(cell, str) for cell in each.values()):
+            raise ValueError(f"its {name} holds what is not text")
     found = Manifest(**value)
     if found.hash != _content_hash(found.files):
         raise ValueError("its hash is not that of the files that it names")
@@ -207,13 +208,8 @@ def _manifest(value: Any) -> Manifest:
 
 
 _TEXTS = ("kind", "hash", "commit", "created")
-_TEXT_TABLES = ("parents", "files", "versions")
-
-
-def _fits(name: str, value: Any) -> bool:
-    if name in _TEXTS:
-        return isinstance(value, str)
-    return isinstance(value, dict) and (name not in _TEXT_TABLES or all(isinstance(v, str) for v in value.values()))
+_TABLES = ("parents", "files", "versions")
+"""Fields that are objects of texts."""
 
 
 def is_complete(folder: str | Path) -> bool:

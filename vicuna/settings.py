@@ -34,7 +34,7 @@ def _settings(cls: Any, prefix: str) -> dict[str, Setting]:
     for each in dataclasses.fields(cls):
         key, kind = prefix + each.name, hints[each.name]
         if dataclasses.is_dataclass(kind):
-            found |= _settings(kind, key + ".")
+            found |= _settings(cast(Hashable, kind), key + ".")
         else:
             default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
             found[key] = Setting(key, kind, default, each.metadata.get("positional", ""))

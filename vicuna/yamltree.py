@@ -19,8 +19,10 @@ _PLAIN = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(r"[-+]?[0-9]+"),
-    "float": re.compile(r"[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"),
-}  # fmt: skip
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+}
 """Kind of scalar → what a plain word of that kind looks like, the more special kinds first."""
 _DEPTH = 40
 """Deepest nesting that is read; settings need about six."""
@@ -69,6 +71,8 @@ def read(text: str, key: str = "") -> Tree:
         mark = error.problem_mark or error.context_mark
         said = ", ".join(each for each in (error.context, error.problem) if each)
         raise NotYaml(mark.line + 1 if mark else 1, said) from error
+    except (ValueError, OverflowError) as error:  # PyYAML lets an escape like "\\UFFFFFFFF" through to chr()
+        raise NotYaml(1, str(error)) from error
     except RecursionError as error:
         raise TreeError(1, f"nested more than {_DEPTH} levels deep") from error
     walk = _Walk()
@@ -107,14 +111,14 @@ class _Loader(yaml.SafeLoader):
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:
             return _TAG + _kind(value)
-        return super().resolve(kind, value, implicit)
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
 
 class _Dumper(yaml.SafeDumper):
     """PyYAML's writer; it also quotes text that is a number only in YAML 1.2, such as `2e5`."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         if kind is yaml.ScalarNode and implicit[0] and tag == _TAG + "str":
             return _TAG + _kind(value)
         return tag

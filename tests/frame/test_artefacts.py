@@ -257,9 +257,9 @@ def test_a_manifest_says_when_and_with_what(tmp_path):
     ("change", "why"),
     [
         ({"kind": 3}, "its kind is not text"),
-        ({"files": ["a"]}, "its files is not a table"),
-        ({"parents": {"data": 1}}, "its parents is not a table of texts"),
-        ({"config": None}, "its config is not a table"),
+        ({"files": ["a"]}, "its files is not an object"),
+        ({"parents": {"data": 1}}, "its parents holds what is not text"),
+        ({"config": None}, "its config is not an object"),
         ({"extra": 1}, "it has an unknown field 'extra'"),
         ({"hash": "0" * 64}, "its hash is not that of the files that it names"),
         (None, "it is a JSON list, not an object"),
