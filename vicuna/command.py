@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vicuna.config import HelpShown, load
-from vicuna.errors import ConfigError, InputError, VicunaError
+from vicuna.errors import ConfigError, VicunaError
 from vicuna.settings import printable
 
 T = TypeVar("T")
@@ -73,7 +73,8 @@ def guarded(body: Callable[[], int]) -> int:
     """Run `body`; turn what people can cause into one line and an exit status."""
     try:
         status = _unless_shown(body)
-        _flush_output()
+        if sys.stdout is not None:  # None: started with its output closed
+            sys.stdout.flush()  # now, while a reader that went away can still be told from a failure
         return status
     except VicunaError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -82,7 +83,7 @@ def guarded(body: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away (`| head`); nothing is wrong
-        _drop_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -91,22 +92,6 @@ def _unless_shown(body: Callable[[], int]) -> int:
         return body()
     except HelpShown:
         return 0
-
-
-def _flush_output() -> None:
-    """Write out what was printed while a failure can still be told; Python would do it after the exit status is set."""
-    try:
-        if sys.stdout is not None:  # None: the command was started with its output closed
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise InputError(f"standard output cannot be written: {error.strerror}") from error
-
-
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def start_logging() -> None:

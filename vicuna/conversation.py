@@ -99,8 +99,8 @@ def from_row(row: Mapping[str, Any], where: str) -> Conversation:
             none (or null).
 
     Raises:
-        InputError: neither layout, an unknown role, text that is not a string or not Unicode, an id or source that is
-            neither text nor a number, metadata that is not an object.
+        InputError: neither layout, an unknown role, text that is not a string, an id or source that is neither text
+            nor a number, metadata that is not an object.
     """
     if isinstance(row.get("messages"), list):
         key, role_key, text_key = "messages", "role", "content"
@@ -128,13 +128,7 @@ def _label(row: Mapping[str, Any], key: str, where: str) -> str:
         return where
     if not isinstance(value, str | int | float):
         raise InputError(f"{where}: `{key}` is text or a number; got a {type(value).__name__}")
-    return _unicode(str(value), f"{where}: `{key}`")
-
-
-def _unicode(text: str, where: str) -> str:
-    if half := surrogate(text):
-        raise InputError(f"{where} holds {half}; `vicuna.data clean` replaces it")
-    return text
+    return str(value)
 
 
 def _message(turn: Any, role_key: str, text_key: str, where: str) -> Message:
@@ -143,7 +137,7 @@ def _message(turn: Any, role_key: str, text_key: str, where: str) -> Message:
     role = ROLES.get(str(turn.get(role_key)).lower())
     if role is None:
         raise InputError(f"{where}: unknown role {turn.get(role_key)!r}; known: {', '.join(ROLES)}")
-    return Message(role, _unicode(turn[text_key], where))
+    return Message(role, turn[text_key])
 
 
 def to_row(conversation: Conversation, layout: Layout = "messages") -> dict[str, Any]:
@@ -177,10 +171,15 @@ def read_conversations(path: str | Path) -> Iterator[Conversation]:
     """Stream the conversations of a JSON Lines file, either layout.
 
     Raises:
-        InputError: the file cannot be read or a record is malformed (file and line are named).
+        InputError: the file cannot be read, or a record is malformed or holds what is not Unicode, which no tokenizer
+            takes (file and line are named).
     """
     for number, row in read_jsonl(path):
-        yield from_row(row, f"{path}:{number}")
+        found = from_row(row, f"{path}:{number}")
+        for text in (found.id, found.source, *(message.content for message in found.messages)):
+            if half := surrogate(text):
+                raise InputError(f"{path}:{number}: its text holds {half}; clean it with vicuna.data first")
+        yield found
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation], layout: Layout = "messages") -> int:

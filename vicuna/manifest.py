@@ -199,7 +199,7 @@ def _manifest(value: Any) -> Manifest:
             raise ValueError(f"it has an unknown field {name!r}")
         if not isinstance(each, str if name in _TEXTS else dict):
             raise ValueError(f"its {name} is not {'text' if name in _TEXTS else 'an object'}")
-        if name in _TABLES and not all(isinstance(cell, str) for cell in each.values()):
+        if isinstance(each, dict) and name in _TABLES and not all(isinstance(cell, str) for cell in each.values()):
             raise ValueError(f"its {name} holds what is not text")
     found = Manifest(**value)
     if found.hash != _content_hash(found.files):

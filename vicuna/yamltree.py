@@ -115,7 +115,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer; it also quotes text that is a number only in YAML 1.2, such as `2e5`."""
+    """PyYAML's writer, with quotes where it forgets them.
+
+    These are text that is a number only in YAML 1.2, such as `2e5`, and Unicode's own line breaks, which it would write
+    as they are and read back as blanks or `\\n`.
+    """
+
+    def represent_scalar(self, tag: Any, value: Any, style: Any = None) -> Any:
+        quoted = '"' if re.search("[\x85\u2028\u2029]", value) else style
+        return super().represent_scalar(tag, value, quoted)
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ ALL = [
     *[["serve", name] for name in SERVE],
     *[["eval", name] for name in EVAL],
 ]
-HEAVY = ("torch", "transformers", "gradio", "matplotlib", "lxml", "pandas")
+HEAVY = ("jsonargparse", "torch", "transformers", "gradio", "matplotlib", "lxml", "pandas")
 PROBE = """
 import sys
 from vicuna.__main__ import main
@@ -77,6 +77,28 @@ def test_what_people_cause_is_one_line_with_its_status(error, status, capsys):
 
     assert guarded(body) == status
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_output_that_nobody_reads_at_all_is_no_error():
+    ended = subprocess.run(
+        f"{sys.executable} -m vicuna train --help | true; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_an_error_stays_on_one_line_whatever_it_names(capsys):
+    def body() -> int:
+        raise InputError("no file a\nb\x1b[31m")
+
+    assert guarded(body) == 1
+    assert capsys.readouterr().err == "error: no file a\\nb\\x1b[31m\n"
+
+
+def test_help_wins_over_whatever_else_is_wrong_on_the_line():
+    shown = python("-m", "vicuna", "train", "--nonsense", "--help")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("usage: python -m vicuna.train")
 
 
 def test_a_programming_mistake_keeps_its_traceback():

@@ -71,13 +71,19 @@ def test_a_record_without_id_and_source_is_called_by_its_place(row):
         ({"messages": [], "metadata": 0}, r"f:3: `metadata` is an object; got a int"),
         ({"messages": [], "id": ["a"]}, r"f:3: `id` is text or a number; got a list"),
         ({"messages": [], "source": {}}, r"f:3: `source` is text or a number; got a dict"),
-        ({"messages": [], "id": "\ud800"}, r"f:3: `id` holds half a surrogate pair"),
-        ({"messages": [{"role": "user", "content": "a\udc00"}]}, r"f:3: messages\[0\] holds half a .*\(U\+DC00\)"),
     ],
 )
 def test_a_malformed_record_is_named_with_its_place(row, message):
     with pytest.raises(InputError, match=message):
         from_row(row, "f:3")
+
+
+@pytest.mark.parametrize("row", [{"id": "\ud83d"}, {"messages": [{"role": "user", "content": "a\ud83d"}]}])
+def test_text_that_is_not_unicode_is_named_with_its_line(tmp_path, row):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"messages": [], **row}))
+    with pytest.raises(InputError, match=r"c.jsonl:1: its text holds half a surrogate pair \(U\+D83D\)"):
+        list(read_conversations(path))
 
 
 def test_text_that_is_not_unicode_cannot_be_written(tmp_path):

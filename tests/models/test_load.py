@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.tokenizers_kinds import tokenizer_of
+from tests.tokenizers_kinds import MAKERS
 from vicuna import manifest
 from vicuna.errors import IncompleteError, InputError, VicunaError
 from vicuna.files import write_json, write_text
@@ -31,7 +31,7 @@ def model_of(rows: int) -> LlamaForCausalLM:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "model"
-    tokenizer = tokenizer_of("byte-level")
+    tokenizer = MAKERS["byte-level"]()
     with manifest.making(folder, "checkpoint") as part:
         model_of(len(tokenizer)).save_pretrained(part)
         tokenizer.save_pretrained(part)

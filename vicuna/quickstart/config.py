@@ -21,9 +21,9 @@ class SizeConfig:
     """Passes over the conversations for fine-tuning."""
 
     def __post_init__(self) -> None:
-        if self.conversations < 50:
+        if self.conversations < 200:
             raise ValueError(
-                f"conversations is at least 50, so that every kind of chat occurs; got {self.conversations}"
+                f"conversations is at least 200, or no questions can be held out; got {self.conversations}"
             )
 
 

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from vicuna.config import ModelConfig, SamplingConfig
 
 LOCAL = "127.0.0.1"
+LONGEST_NAME = 200
+"""Characters of a served model's name."""
 
 
 def _check_port(port: int) -> None:
@@ -13,10 +16,22 @@ def _check_port(port: int) -> None:
         raise ValueError(f"port is 1 to 65535, or 0 for any free one; got {port}")
 
 
-def _check_addresses(name: str, addresses: tuple[str, ...]) -> None:
-    for address in addresses:
-        if not address.startswith(("http://", "https://")):
-            raise ValueError(f"{name} are addresses such as http://127.0.0.1:8000; got {address!r}")
+def _check_address(name: str, address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an unclosed bracket, a port that is no port
+        fine = False
+    if not fine or parts.query or parts.fragment or " " in address:
+        raise ValueError(f"{name} is an address such as http://127.0.0.1:8000; got {address!r}")
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if not 1 <= len(name) <= LONGEST_NAME:
+            raise ValueError(f"names are 1 to {LONGEST_NAME} characters long; got one of {len(name)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"names are each given once; got {', '.join(names)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +54,7 @@ class LimitsConfig:
     """Most workers that are tried for one answer."""
     request: float = 600.0
     """Seconds until an answer that is still being written is ended with an error."""
-    body: int = 8 * 1024 * 1024
+    body: int = 4 * 1024 * 1024
     """Most bytes a request's body may have."""
     choices: int = 16
     """Most answers (`n` times prompts) that one request may ask for."""
@@ -116,9 +131,15 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         _check_port(self.port)
-        _check_addresses("controllers", self.controllers)
+        _check_names(self.names)
+        for controller in self.controllers:
+            _check_address("controllers", controller)
+        if not self.controllers:
+            raise ValueError("controllers are the fleets to join, at least one; got none")
         if self.advertise:
-            _check_addresses("advertise", (self.advertise,))
+            _check_address("advertise", self.advertise)
+            if urlsplit(self.advertise).path.strip("/"):
+                raise ValueError(f"advertise is scheme, host and port with no path behind them; got {self.advertise!r}")
         if self.heartbeat <= 0:
             raise ValueError(f"heartbeat is a time in seconds above 0; got {self.heartbeat}")
         if self.drain < 0:
@@ -154,7 +175,9 @@ class WebConfig:
 
     def __post_init__(self) -> None:
         _check_port(self.port)
-        _check_addresses("api", (self.api,))
+        _check_address("api", self.api)
+        if self.api.rstrip("/").endswith("/v1"):
+            raise ValueError(f"api is given without /v1; got {self.api!r}")
         if self.sessions < 1:
             raise ValueError(f"sessions is at least 1; got {self.sessions}")
 

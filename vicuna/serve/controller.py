@@ -115,7 +115,10 @@ class Controller:
 
     # ------------------------------------------------------------------------------------- probes and the watch
     async def _probe_address(self, address: str, worker_id: str) -> None:
-        host = urlsplit(address).hostname or ""
+        try:
+            host = urlsplit(address).hostname or ""
+        except ValueError as error:
+            raise invalid(f"{address} is not an address: {error}", param="address") from error
         if host in ("0.0.0.0", "::"):
             message = (
                 f"{address} means 'every address of this machine', so nobody can connect to it; start the worker with "

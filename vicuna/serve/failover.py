@@ -16,9 +16,9 @@ import aiohttp
 from vicuna.serve import faults
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.faults import Fault
+from vicuna.serve.faults import MISDIRECTED, Fault
 from vicuna.serve.fleet import Ticket
-from vicuna.serve.protocol import Job, ServedModel
+from vicuna.serve.protocol import ADDRESSEE, Job, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Answer:
         request = self._session.post(
             f"{ticket.worker.address}/generate",
             data=job.model_dump_json(exclude_defaults=True).encode(),
-            headers={"content-type": "application/json", "x-request-id": job.id},
+            headers={"content-type": "application/json", "x-request-id": job.id, ADDRESSEE: ticket.worker.id},
         )
         async with request as reply:
             if reply.status != 200:
@@ -160,6 +160,8 @@ def _refusal(status: int, body: bytes) -> Exception:
     fault = faults.from_body(status, body)
     if status == 503:
         return _Declined(str(fault))
+    if status == MISDIRECTED:
+        return WorkerFailed("is gone; another process has its address")
     return fault if status < 500 else EngineError(f"answered with status {status}: {fault}")
 
 

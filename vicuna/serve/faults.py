@@ -11,6 +11,10 @@ _BRANCH = re.compile(r"[\[(-]|^(str|int|float|bool)$")
 """Parts of pydantic's error paths that name a branch of a union, not a field."""
 
 
+MISDIRECTED = 421
+"""HTTP's status for a request that has reached another server than it was meant for."""
+
+
 class Fault(VicunaError):
     """A request that cannot be answered. Every part travels: worker → controller → client.
 
@@ -93,13 +97,13 @@ def overloaded(model: str, waiting: int) -> Fault:
     return Fault(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=1.0)
 
 
-def context_exceeded(prompt_tokens: int, max_length: int) -> Fault:
-    """The prompt leaves no room for an answer."""
+def context_exceeded(size: str, max_length: int, param: str) -> Fault:
+    """The prompt, of such a size ("51 tokens"), leaves no room for an answer."""
     message = (
-        f"this model's context is {max_length} tokens and the prompt has {prompt_tokens} tokens, "
-        "which leaves no room for an answer; shorten the conversation"
+        f"this model's context is {max_length} tokens and the prompt has {size}, which leaves no room for an answer; "
+        "shorten it"
     )
-    return Fault(message, status=400, code="context_length_exceeded", param="messages")
+    return Fault(message, status=400, code="context_length_exceeded", param=param)
 
 
 def unsupported(field: str, what: str) -> Fault:
@@ -108,8 +112,13 @@ def unsupported(field: str, what: str) -> Fault:
 
 
 def first_problem(errors: Sequence[Mapping[str, Any]]) -> Fault:
-    """The first of pydantic's errors in words, with the field's path as `param`."""
-    error = errors[0]
+    """The first of pydantic's errors in words, with the field's path as `param`.
+
+    Where a field may be of several types there is an error for each; the one that says more than "of another type", or
+    that lies deepest, is about the type that was meant.
+    """
+    same_field = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    error = max(same_field, key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
     where = ".".join(str(part) for part in error["loc"] if not _BRANCH.search(str(part)))
     if error["type"].startswith("json_"):
         return invalid(f"the request's body is not JSON: {error['msg']}")

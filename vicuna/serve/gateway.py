@@ -76,6 +76,7 @@ class Gateway:
         asked = parse(ChatRequest, await read_body(request, self._limits.body))
         asked.refuse_unsupported()
         turns = tuple(message.turn(index) for index, message in enumerate(asked.messages))
+        self._refuse_too_many(asked.n)
         seed, name = _seed(asked.seed), request_id(request)
         jobs = [
             Job.model_construct(
@@ -83,7 +84,7 @@ class Gateway:
             )
             for index in range(asked.n)
         ]
-        return await self._answer(request, ChatReply(asked.model), jobs, asked.stream, asked.include_usage, [])
+        return await self._answer(request, ChatReply(asked.model), jobs, asked, [])
 
     async def completions(self, request: Request) -> Response:
         """Continue one or several prompts."""
@@ -91,24 +92,27 @@ class Gateway:
         asked.refuse_unsupported()
         seed, name = _seed(asked.seed), request_id(request)
         jobs: list[Job] = []
+        self._refuse_too_many(len(asked.prompts()) * asked.n)
         for prompt in asked.prompts():
             given: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"tokens": tuple(prompt)}
             for _ in range(asked.n):
                 sampling, index = asked.sampling(seed + len(jobs)), len(jobs)
                 jobs.append(Job.model_construct(id=_job_id(name, index), model=asked.model, sampling=sampling, **given))
         echo = [job.prompt or "" for job in jobs] if asked.echo else []
-        return await self._answer(request, CompletionReply(asked.model), jobs, asked.stream, asked.include_usage, echo)
+        return await self._answer(request, CompletionReply(asked.model), jobs, asked, echo)
+
+    def _refuse_too_many(self, choices: int) -> None:
+        if choices > self._limits.choices:
+            message = f"one request may ask for {self._limits.choices} answers; this one asks for {choices}"
+            raise faults.invalid(message, param="n")
 
     async def _answer(
-        self, request: Request, reply: Reply, jobs: list[Job], stream: bool, include_usage: bool, echo: list[str]
+        self, request: Request, reply: Reply, jobs: list[Job], asked: ChatRequest | CompletionRequest, echo: list[str]
     ) -> Response:
-        if len(jobs) > self._limits.choices:
-            message = f"one request may ask for {self._limits.choices} answers; this one asks for {len(jobs)}"
-            raise faults.invalid(message, param="n")
         answers = [Answer(job, self._dispatcher, self._session, self._limits) for job in jobs]
-        if not stream:
+        if not asked.stream:
             finished = await while_connected(request.receive, _collect_all(answers, echo))
-            body = reply.body(finished, _usage(answers), answers[0].version, _served_by(answers))
+            body = reply.body(finished, _usage(answers, asked.n), answers[0].version, _served_by(answers))
             return Response(body, 200, self._headers(request, answers), JSON)
         batches = _merged(answers)
         try:
@@ -116,8 +120,8 @@ class Gateway:
         except BaseException:
             await batches.aclose()
             raise
-        writer = reply.stream(answers[0].version, include_usage)
-        events = _events(writer, answers, first, batches, echo)
+        writer = reply.stream(answers[0].version, asked.include_usage)
+        events = _events(writer, answers, first, batches, echo, asked.n)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers(request, answers)}
         return Stream(events, "text/event-stream", headers, batches.aclose)
 
@@ -205,6 +209,7 @@ async def _events(
     first: Batch,
     batches: AsyncGenerator[Batch, None],
     echo: Sequence[str],
+    n: int,
 ) -> AsyncGenerator[bytes, None]:
     def opening(index: int) -> bytes:
         return writer.opening(index) + (writer.text(index, echo[index]) if echo else b"")
@@ -228,12 +233,12 @@ async def _events(
         log.exception("a stream ended with a mistake of ours")
         yield error_event(faults.server_error("internal error; the service's log has the details"))
         return
-    yield writer.ending(_usage(answers))
+    yield writer.ending(_usage(answers, n))
 
 
-def _usage(answers: Sequence[Answer]) -> Usage:
-    prompts = {(answer.job.prompt, answer.job.tokens): answer.prompt_tokens for answer in answers}  # n share one
-    return Usage(sum(prompts.values()), sum(len(answer.ids) for answer in answers))
+def _usage(answers: Sequence[Answer], n: int) -> Usage:
+    """Each prompt is counted once, however many answers it has; the `n` answers of a prompt stand together."""
+    return Usage(sum(answer.prompt_tokens for answer in answers[::n]), sum(len(answer.ids) for answer in answers))
 
 
 def _served_by(answers: Sequence[Answer]) -> list[str]:

@@ -5,18 +5,34 @@ Shapes of the client's side: OpenAI's API reference, chat completions and comple
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticUseDefault
 
+from vicuna.serve.config import LONGEST_NAME
 from vicuna.serve.faults import Fault, first_problem, invalid, unsupported
 
 PROTOCOL = 1
 """Version of the messages between controller and workers; both must agree."""
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
+MAX_MESSAGES = 10_000
+MAX_PARTS = 1000
+MAX_PROMPTS = 2048
 
+# fail_fast: checking a list ends at its first mistake; describing millions of them would hold everybody else up.
+
+
+def _refer_null_to_default(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+NullIsDefault = BeforeValidator(_refer_null_to_default)
+Flag = Annotated[bool, NullIsDefault]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -26,7 +42,7 @@ class ServedModel(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     checkpoint_hash: str = ""
     template_hash: str = ""
     max_length: Annotated[int, Field(ge=1)]
@@ -48,7 +64,7 @@ class Heartbeat(BaseModel):
 
     worker_id: str
     draining: bool = False
-    load: dict[str, float] = Field(default_factory=dict)
+    load: dict[str, Finite] = Field(default_factory=dict)
 
 
 class Leave(BaseModel):
@@ -85,6 +101,10 @@ class Turn(BaseModel):
     content: str
 
 
+ADDRESSEE = "x-vicuna-worker"
+"""Header of a job: the id of the worker that it is meant for."""
+
+
 class Job(BaseModel):
     """One answer to compute. With `emitted` set, an answer that another worker began is continued.
 
@@ -104,6 +124,11 @@ class Job(BaseModel):
     emitted_text: int = 0
     """Characters of text that the client has so far."""
 
+    @property
+    def prompt_field(self) -> str:
+        """The field of the client's request that the prompt came from."""
+        return "prompt" if self.messages is None else "messages"
+
 
 # ------------------------------------------------------------------------------------------- from clients
 class TextPart(BaseModel):
@@ -117,7 +142,7 @@ class ChatMessage(BaseModel):
     """A message as clients send it."""
 
     role: str
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
 
     def turn(self, index: int) -> Turn:
         """The message as plain text.
@@ -152,29 +177,22 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     model: Annotated[str, Field(min_length=1)]
-    stream: bool = False
+    stream: Flag = False
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] = 1
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=256)] | None = None
+    n: Annotated[int, Field(ge=1, le=128), NullIsDefault] = 1
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=256, fail_fast=True)] | None = None
     seed: int | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[Finite, Field(ge=0, le=10)] = 1.0
-    top_p: Annotated[Finite, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = 0
-    min_p: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
-    presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] = 0.0
-    frequency_penalty: Annotated[Finite, Field(ge=-2, le=2)] = 0.0
-    repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] = 1.0
-    ignore_eos: bool = False
+    temperature: Annotated[Finite, Field(ge=0, le=10), NullIsDefault] = 1.0
+    top_p: Annotated[Finite, Field(gt=0, le=1), NullIsDefault] = 1.0
+    top_k: Annotated[int, Field(ge=-1), NullIsDefault] = 0
+    min_p: Annotated[Finite, Field(ge=0, lt=1), NullIsDefault] = 0.0
+    presence_penalty: Annotated[Finite, Field(ge=-2, le=2), NullIsDefault] = 0.0
+    frequency_penalty: Annotated[Finite, Field(ge=-2, le=2), NullIsDefault] = 0.0
+    repetition_penalty: Annotated[Finite, Field(gt=0, le=10), NullIsDefault] = 1.0
+    ignore_eos: Flag = False
     logit_bias: dict[str, Any] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: each for key, each in value.items() if each is not None}
-        return value
 
     def sampling(self, seed: int) -> Sampling:
         """The settings for one answer."""
@@ -212,12 +230,12 @@ class _Request(BaseModel):
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
-    logprobs: bool = False
+    logprobs: Flag = False
     modalities: list[str] | None = None
 
     def limit(self) -> int | None:
@@ -238,10 +256,15 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """POST /v1/completions."""
 
-    prompt: str | Tokens | Annotated[list[str], Field(min_length=1)] | Annotated[list[Tokens], Field(min_length=1)]
-    echo: bool = False
+    prompt: (
+        str
+        | Tokens
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+    )
+    echo: Flag = False
     suffix: str | None = None
-    best_of: int = 1
+    best_of: Annotated[int, NullIsDefault] = 1
     logprobs: int | None = None
 
     def limit(self) -> int | None:

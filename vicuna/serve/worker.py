@@ -23,7 +23,7 @@ from vicuna.serve.engines import Engine, Piece
 from vicuna.serve.faults import Fault
 from vicuna.serve.gateway import ERROR_HANDLERS, as_json
 from vicuna.serve.names import served_names
-from vicuna.serve.protocol import Heartbeat, Job, Registration, parse
+from vicuna.serve.protocol import ADDRESSEE, Heartbeat, Job, Registration, parse
 from vicuna.serve.registration import advertised, memberships
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ class Worker:
 
     async def generate(self, request: Request) -> Response:
         """Compute one answer, one JSON line per piece; errors before the first piece have a status of their own."""
+        if (meant := request.headers.get(ADDRESSEE, self.id)) != self.id:
+            raise faults.server_error(f"this is worker {self.id}, not {meant}", status=faults.MISDIRECTED)
         if self.draining:
             raise faults.server_error("this worker takes no new work", status=503, code="draining")
         job = self._own(parse(Job, await read_body(request, BODY)))

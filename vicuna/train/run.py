@@ -13,7 +13,7 @@ from vicuna.config import dump, to_dict
 from vicuna.errors import ConfigError, InputError
 from vicuna.files import write_text
 from vicuna.hardware import peak_flops
-from vicuna.models.load import checkpoint_hash, load_model, load_template, load_tokenizer
+from vicuna.models.load import check_vocabulary, checkpoint_hash, load_model, load_template, load_tokenizer
 from vicuna.prompt import Template
 from vicuna.train import attention, checkpoint, loop, packing
 from vicuna.train.batch import Batch, make_batch
@@ -50,7 +50,7 @@ def main(config: TrainConfig) -> None:
     tokenizer = load_tokenizer(config.model.path)
     template = _template(config, tokenizer)
     data = load(config.data, tokenizer, template, config.model.max_length)
-    model = _model(config, precision)
+    model = _model(config, tokenizer, precision)
     optimizer = make_optimizer(model, config.optim)
     write_text(out / "config.yaml", dump(config))
     position = _train(config, out, {**identity, "parents": parents}, data, model, optimizer, precision)
@@ -94,8 +94,9 @@ def _template(config: TrainConfig, tokenizer: Any) -> Template:
     return load_template(config.model.path, tokenizer=tokenizer)
 
 
-def _model(config: TrainConfig, precision: loop.Precision) -> Any:
+def _model(config: TrainConfig, tokenizer: Any, precision: loop.Precision) -> Any:
     model = load_model(config.model.path, torch.float32, precision.device)
+    check_vocabulary(model, tokenizer)
     limit = model.config.max_position_embeddings
     if config.model.max_length > limit:
         raise ConfigError(

@@ -124,6 +124,7 @@ class Batcher:
         self._kinds = layer_kinds(settings)
         self._window: int | None = getattr(settings, "sliding_window", None)
         self._cache = SlotCache(settings.num_hidden_layers, capacity, max_length)
+        self._long_turn = False
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def add(self, seat: Seat) -> None:
@@ -182,9 +183,13 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------- prompts
     def _next_prompts(self) -> list[int]:
-        """Rows whose prompts are computed next: short ones that fit together, else one long one."""
+        """Rows whose prompts are computed next: short ones that fit together, or a piece of a long one, in turns."""
         new = [row for row, seat in enumerate(self.rows) if seat.missing > 1]
         short = [row for row in new if self.rows[row].filled == 0 and self.rows[row].missing <= PREFILL_PIECE]
+        long = [row for row in new if row not in short]
+        self._long_turn = bool(long) and not (short and self._long_turn)
+        if self._long_turn:
+            return long[:1]
         group: list[int] = []
         widest = 0
         for row in short:
@@ -192,7 +197,7 @@ class Batcher:
             if group and widest * (len(group) + 1) > PREFILL_TOKENS:
                 break
             group.append(row)
-        return group or new[:1]
+        return group
 
     def _prefill(self, group: list[int]) -> list[Event]:
         seats = [self.rows[row] for row in group]

@@ -150,7 +150,7 @@ class ScriptedEngine:
         else:
             count = len(_TOKEN.findall(job.prompt or ""))
         if count >= self._max_length:
-            raise faults.context_exceeded(count, self._max_length)
+            raise faults.context_exceeded(f"{count} tokens", self._max_length, job.prompt_field)
         return count
 
     async def count_tokens(self, job: Job) -> int:

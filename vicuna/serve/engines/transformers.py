@@ -24,6 +24,8 @@ from vicuna.serve.text import AnswerText, Detokenizer
 log = logging.getLogger(__name__)
 STUCK = 60.0
 """Seconds after which one step of the model counts as hung."""
+WIDE = 64
+"""Characters that a token may always be thought to have."""
 CONTEXT = 8
 """Tokens of the prompt's end that are decoded together with the answer's first ones."""
 
@@ -64,6 +66,7 @@ class TransformersEngine:
         self._device, dtype = choose_device(self._config.engine)
         self._tokenizer = load_tokenizer(path)
         self._template = load_template(path, self._config.model.template, self._tokenizer)
+        self._widest_token = max(WIDE, *map(len, self._tokenizer.get_vocab()))
         self._model = load_model(path, dtype, self._device)
         self._checkpoint_hash = checkpoint_hash(path)
         if odd := set(layer_kinds(self._model.config.get_text_config())) - POSSIBLE_KINDS:
@@ -125,7 +128,9 @@ class TransformersEngine:
 
         prompt = self._prompt_ids(job)
         if len(prompt) >= self._max_length:
-            raise faults.context_exceeded(len(prompt), self._max_length)
+            raise faults.context_exceeded(f"{len(prompt)} tokens", self._max_length, job.prompt_field)
+        if max(prompt) >= self._model.config.get_text_config().vocab_size:  # would fail the whole batch
+            raise faults.invalid(f"the model has no token {max(prompt)}", param=job.prompt_field)
         sampling = job.sampling
         limit = min(self._max_length, len(prompt) + (sampling.max_tokens or self._max_length))
         chat = job.messages is not None
@@ -144,6 +149,7 @@ class TransformersEngine:
     def _prompt_ids(self, job: Job) -> list[int]:
         from vicuna.prompt import encode_prompt
 
+        self._refuse_hopeless(job)
         if job.messages is not None:
             messages = [Message(turn.role, turn.content) for turn in job.messages]
             try:
@@ -151,13 +157,18 @@ class TransformersEngine:
             except VicunaError as error:
                 raise faults.invalid(str(error), param="messages") from error
         if job.tokens is not None:
-            if max(job.tokens) >= self._model.config.get_text_config().vocab_size:
-                raise faults.invalid(f"the model has no token {max(job.tokens)}", param="prompt")
             return list(job.tokens)
         ids: list[int] = self._tokenizer(job.prompt or "").input_ids
         if not ids:
             raise faults.invalid("the prompt is empty and this tokenizer has no token to begin with", param="prompt")
         return ids
+
+    def _refuse_hopeless(self, job: Job) -> None:
+        """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""
+        texts = [turn.content for turn in job.messages] if job.messages is not None else [job.prompt or ""]
+        characters = sum(map(len, texts))
+        if characters > self._max_length * self._widest_token:
+            raise faults.context_exceeded(f"{characters} characters", self._max_length, job.prompt_field)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
