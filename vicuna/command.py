@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from vicuna.config import HelpShown, load
 from vicuna.errors import ConfigError, VicunaError
-from vicuna.settings import printable
+from vicuna.settings.tree import printable
 
 T = TypeVar("T")
 INTERRUPTED = 130

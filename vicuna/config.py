@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from vicuna import yamltree
-from vicuna.build import build
-from vicuna.given import Place, flatten
-from vicuna.settings import help_text, settings_of
-from vicuna.words import asks_help, sort_words
+from vicuna.settings import yamltree
+from vicuna.settings.build import build
+from vicuna.settings.given import Place, flatten
+from vicuna.settings.tree import help_text, settings_of
+from vicuna.settings.words import asks_help, sort_words
 
 T = TypeVar("T")
 

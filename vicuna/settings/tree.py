@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vicuna.yamltree import dump_line
+from vicuna.settings.yamltree import dump_line
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vicuna.errors import ConfigError
-from vicuna.settings import Setting, groups_of, printable
-from vicuna.yamltree import NotYaml, TreeError, read
+from vicuna.settings.tree import Setting, groups_of, printable
+from vicuna.settings.yamltree import NotYaml, TreeError, read
 
 
 @dataclass(frozen=True)

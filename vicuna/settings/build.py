@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from vicuna.errors import ConfigError
-from vicuna.given import Given, Place, flatten, not_a_group, shown
-from vicuna.settings import (
+from vicuna.settings.given import Given, Place, flatten, not_a_group, shown
+from vicuna.settings.tree import (
     admits_null,
     groups_of,
     is_number,
@@ -20,7 +20,7 @@ from vicuna.settings import (
     settings_of,
     without_null,
 )
-from vicuna.yamltree import scalar
+from vicuna.settings.yamltree import scalar
 
 T = TypeVar("T")
 _WHOLE = Place("", "")

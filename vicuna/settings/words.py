@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vicuna.errors import ConfigError
-from vicuna.given import Given, Place, read_file, unknown
-from vicuna.settings import Setting, groups_of, is_text, item_kind, kind_name, printable, without_null
-from vicuna.yamltree import NotYaml, TreeError, read
+from vicuna.settings.given import Given, Place, read_file, unknown
+from vicuna.settings.tree import Setting, groups_of, is_text, item_kind, kind_name, printable, without_null
+from vicuna.settings.yamltree import NotYaml, TreeError, read
 
 SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 """What a switch may be set to, in any case."""

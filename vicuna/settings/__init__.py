@@ -1,0 +1,1 @@
+"""The insides of `vicuna.config`: the tree of settings, where values are given, and how they are checked."""
