@@ -75,10 +75,9 @@ def _matches(given: str) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    conversations = folder / "conversations"
-    if conversations.is_dir():
-        manifest.read(folder)  # an unfinished folder is never used
-        folder = conversations
+    if (folder / "conversations").is_dir():  # a dataset: never one that is unfinished or was changed since
+        named = manifest.verify(folder).files
+        return [folder / name for name in sorted(named) if name.startswith("conversations/")]
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     if not files:
         raise InputError(f"folder {folder} holds no files")

@@ -113,7 +113,7 @@ def _mapped(row: Any) -> dict[str, int]:
     names: dict[str, int] = {}
     for turn in row.get("conversations") or row.get("messages") or ():
         name = str(turn.get("from", turn.get("role")))
-        if name not in ("system", "user", "assistant", "human", "gpt") and name in ROLES:
+        if name not in ("system", "user", "assistant", "human", "gpt") and name.lower() in ROLES:
             names[name] = names.get(name, 0) + 1
     return names
 
