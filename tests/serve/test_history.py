@@ -14,7 +14,13 @@ def blocks(text: str) -> list[dict[str, str]]:
 def test_gradio_blocks_become_plain_text() -> None:
     shown = [{"role": "user", "content": blocks("hi"), "metadata": None, "options": None}]
     assert history.for_model(shown, "") == [{"role": "user", "content": "hi"}]
-    assert history.plain(shown) == [{"role": "user", "content": "hi"}]
+    assert history.from_page(shown) == [{"role": "user", "content": "hi"}]
+
+
+def test_what_the_page_shows_comes_back_as_it_was_indentation_tags_and_notes() -> None:
+    shown = [history.user("what is <b>?"), history.assistant("  x:\n    y\n```\n<b>\n```"), NOTE]
+    assert history.from_page(history.to_page(shown)) == shown
+    assert history.text_of(history.to_page(shown)[0]) == "what is &lt;b>?"
 
 
 def test_notes_and_the_questions_they_answer_are_not_sent() -> None:

@@ -15,9 +15,9 @@ class SizeConfig:
     """Width of the model."""
     layers: int = 4
     """Decoder layers of the model."""
-    base_epochs: float = 4.0
+    base_epochs: float = 2.0
     """Passes over the plain text for the base model."""
-    epochs: float = 4.0
+    epochs: float = 6.0
     """Passes over the conversations for fine-tuning."""
 
     def __post_init__(self) -> None:

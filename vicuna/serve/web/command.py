@@ -18,10 +18,13 @@ def make_app(config: WebConfig) -> Any:
     from fastapi import FastAPI
 
     from vicuna.serve.web import look, page
+    from vicuna.serve.web.policy import OwnContentOnly
 
     blocks = page.build(config, os.environ.get("VICUNA_API_KEY", ""))
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(OwnContentOnly)
     return gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
+        app,
         blocks,
         path="",
         theme=look.theme(),

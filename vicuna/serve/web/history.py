@@ -7,6 +7,7 @@ got nothing but a note.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vicuna.serve.web import markup
 from vicuna.serve.web.client import Problem
 
 Shown = list[dict[str, Any]]
@@ -42,17 +43,22 @@ def is_note(message: Mapping[str, Any]) -> bool:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a shown message; Gradio hands content back as a list of blocks."""
+    """The text of a message; Gradio hands content back as a list of blocks."""
     content = message["content"]
     if isinstance(content, str):
         return content
     return "".join(block.get("text", "") if isinstance(block, dict) else str(block) for block in content)
 
 
-def plain(shown: Sequence[Mapping[str, Any]]) -> Shown:
-    """The shown messages with their content as text, as they were before Gradio made blocks of it."""
+def to_page(shown: Sequence[Mapping[str, Any]]) -> Shown:
+    """The messages for Gradio: as blocks, because it takes the indentation out of plain text, and without HTML."""
+    return [{**message, "content": [{"type": "text", "text": markup.shown(text_of(message))}]} for message in shown]
+
+
+def from_page(shown: Sequence[Mapping[str, Any]]) -> Shown:
+    """The messages that `to_page` was given."""
     return [
-        {"role": message["role"], "content": text_of(message)}
+        {"role": message["role"], "content": markup.written(text_of(message))}
         | ({"metadata": dict(message["metadata"])} if message.get("metadata") else {})
         for message in shown
     ]

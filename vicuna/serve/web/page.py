@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from vicuna.serve.config import WebConfig
-from vicuna.serve.web import history, look
+from vicuna.serve.web import history, look, markup
 from vicuna.serve.web.client import Service
 from vicuna.serve.web.talk import Talk, View
 
@@ -36,7 +36,7 @@ class Page:
     async def ask(self, text: str, shown: Any, request: gr.Request, *settings: Any) -> AsyncGenerator[Update, None]:
         """Answer what was typed."""
         if text.strip():
-            async for update in self._answer(request, [*history.plain(shown), history.user(text)], *settings):
+            async for update in self._answer(request, [*history.from_page(shown), history.user(text)], *settings):
                 yield update
 
     async def example(
@@ -50,7 +50,7 @@ class Page:
         self, shown: Any, event: gr.RetryData, request: gr.Request, *settings: Any
     ) -> AsyncGenerator[Update, None]:
         """Answer the last question once more."""
-        question = history.up_to_question(history.plain(shown), _index(event))
+        question = history.up_to_question(history.from_page(shown), _index(event))
         async for update in self._answer(request, question, *settings):
             yield update
 
@@ -58,18 +58,29 @@ class Page:
         self, shown: Any, event: gr.EditData, request: gr.Request, *settings: Any
     ) -> AsyncGenerator[Update, None]:
         """Answer a question that was changed; what came after it is dropped."""
-        before = history.plain(shown)[: _index(event)]
-        async for update in self._answer(request, [*before, history.user(str(event.value))], *settings):
+        before = history.from_page(shown)[: _index(event)]
+        async for update in self._answer(request, [*before, history.user(markup.written(str(event.value)))], *settings):
             yield update
 
-    async def undo(self, shown: Any, event: gr.UndoData) -> tuple[Any, str]:
+    async def undo(self, shown: Any, event: gr.UndoData, request: gr.Request) -> Update:
         """Take the last question back into the box."""
-        question = history.up_to_question(history.plain(shown), _index(event))
-        return question[:-1], history.text_of(question[-1]) if question else ""
+        self.leave(request)
+        question = history.up_to_question(history.from_page(shown), _index(event))
+        text = history.text_of(question[-1]) if question else ""
+        return history.to_page(question[:-1]), _box(running=False, value=text), look.caption([])
 
-    def stop(self, request: gr.Request) -> None:
-        """The visitor pressed stop, cleared the page, or left it."""
+    async def clear(self, request: gr.Request) -> Update:
+        """Begin anew, also while an answer is being written."""
+        self.leave(request)
+        return [], _box(running=False), look.caption([])
+
+    async def stop(self, request: gr.Request) -> None:
+        """The visitor has read enough of the answer."""
         self._talk.stop(str(request.session_hash))
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor closed the page, or gave the answer up."""
+        self._talk.drop(str(request.session_hash))
 
     async def _answer(
         self,
@@ -89,11 +100,17 @@ class Page:
 
 
 def _update(view: View, first: bool) -> Update:
+    shown = history.to_page(view.shown)
     if first:
-        return view.shown, gr.Textbox(value="", submit_btn=False, stop_btn=True), look.caption([])
+        return shown, _box(running=True, value=""), look.caption([])
     if view.running:
-        return view.shown, gr.skip(), gr.skip()
-    return view.shown, gr.Textbox(submit_btn=True, stop_btn=False), look.caption(view.small_print)
+        return shown, gr.skip(), gr.skip()
+    return shown, _box(running=False), look.caption(view.small_print)
+
+
+def _box(running: bool, **more: Any) -> Any:
+    """The question's box, with the button that fits."""
+    return gr.Textbox(submit_btn=not running, stop_btn=running, **more)
 
 
 def _index(event: Any) -> int:
@@ -135,10 +152,11 @@ def build(config: WebConfig, key: str) -> Any:
         chat.example_select(page.example, [chat, *inputs], outputs, **quiet)
         chat.retry(page.retry, [chat, *inputs], outputs, **quiet)
         chat.edit(page.edit, [chat, *inputs], outputs, **quiet)
-        chat.undo(page.undo, [chat], [chat, box], **quiet)
-        for event in (box.stop, chat.clear):
-            event(page.stop, queue=False, api_visibility="private", show_progress="hidden")
-        blocks.unload(page.stop)
+        chat.undo(page.undo, [chat], outputs, **quiet)
+        at_once = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        chat.clear(page.clear, None, outputs, **at_once)
+        box.stop(page.stop, **at_once)
+        blocks.unload(page.leave)
         for event in (blocks.load, gr.Timer(REFRESH).tick):
             event(page.models, [model, known], [model, known, served], **(quiet | {"concurrency_limit": None}))
     return blocks.queue(default_concurrency_limit=config.sessions, api_open=False)

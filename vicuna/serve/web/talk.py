@@ -1,8 +1,9 @@
 """What the page does, apart from how it is laid out: models, questions, answers, stopping."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vicuna.serve.web import history
@@ -19,12 +20,21 @@ class View:
     small_print: list[tuple[str, str]]
 
 
+@dataclass(eq=False)
+class _Run:
+    """An answer that is being written."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    dropped: bool = False
+    """The conversation went on without it, so it must not be shown any more."""
+
+
 class Talk:
     """The conversations of all visitors with one service."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._stops: dict[str, asyncio.Event] = {}
+        self._runs: dict[str, _Run] = {}
 
     async def answer(
         self, session: str, question: Shown, model: str | None, system: str, sampling: Mapping[str, Any]
@@ -32,36 +42,47 @@ class Talk:
         """Answer the last message of `question`, view by view; the last view says where the answer comes from.
 
         Args:
-            session: the visitor's open page; a second answer of one page ends the first.
+            session: the visitor's open page; a second answer of one page drops the first.
             question: the conversation, a user's message last.
             model: the chosen model, if there is any.
             system: system prompt; empty for none.
             sampling: settings for the API.
         """
+        self.drop(session)
+        run = self._runs[session] = _Run()
         yield View(question, True, [])
         if not model:
             problem = Problem("No model is available", f"No model is served at {self.service.api} now.")
             yield View([*question, history.note(problem)], False, [])
             return
-        self.stop(session)
-        stop = self._stops[session] = asyncio.Event()
         answer = Answer()
+        answers = self.service.answer(model, history.for_model(question, system), sampling, run.stop)
         try:
-            async for answer in self.service.answer(model, history.for_model(question, system), sampling, stop):
-                if answer.text and not answer.seconds:
-                    yield View([*question, history.assistant(answer.text)], True, [])
+            async with contextlib.aclosing(answers):
+                async for answer in answers:
+                    if run.dropped:
+                        return
+                    if answer.text and not answer.seconds:
+                        yield View([*question, history.assistant(answer.text)], True, [])
         finally:
-            if self._stops.get(session) is stop:
-                del self._stops[session]
+            if self._runs.get(session) is run:
+                del self._runs[session]
         said = [history.assistant(answer.text)] if answer.text or answer.problem is None else []
         noted = [history.note(answer.problem)] if answer.problem else []
         yield View([*question, *said, *noted], False, small_print(answer))
 
     def stop(self, session: str) -> None:
-        """End the session's running answer, and with it the worker's computation."""
-        running = self._stops.get(session)
+        """End the session's running answer, and with it the worker's computation; what there is of it stays."""
+        running = self._runs.get(session)
         if running is not None:
-            running.set()
+            running.stop.set()
+
+    def drop(self, session: str) -> None:
+        """The same, and nothing more of that answer is shown."""
+        self.stop(session)
+        running = self._runs.pop(session, None)
+        if running is not None:
+            running.dropped = True
 
 
 def small_print(answer: Answer) -> list[tuple[str, str]]:
