@@ -108,6 +108,19 @@ def test_a_long_prompt_is_computed_in_pieces_while_others_go_on(monkeypatch: pyt
     assert second.ids[len(long) :] == alone("llama", long, 10)
 
 
+def test_a_long_prompt_gets_its_turns_however_many_short_ones_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vicuna.serve.engines.batching.PREFILL_PIECE", 16)
+    batcher = Batcher(tiny("llama"), 8, CONTEXT)
+    long = seat(list(range(2, 100)), 5)
+    batcher.add(long)
+    steps = 0
+    while long.generated == 0:
+        batcher.add(seat([5, 6, 7], 1))
+        batcher.step()
+        steps += 1
+        assert steps <= 2 * 7  # seven pieces, and each waits for at most one group of short prompts
+
+
 @settings(max_examples=20, deadline=None)
 @given(prompt=prompts, cut=st.integers(1, 19), temperature=st.sampled_from([0.0, 0.8]), seed=st.integers(0, 2**40))
 def test_a_continued_answer_has_the_tokens_of_the_uninterrupted_one(

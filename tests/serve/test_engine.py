@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from serve_stack import Command, Site, site, until
-from serve_tiny import checkpoint
+from serve_tiny import checkpoint, model
 
 from vicuna.config import ModelConfig
 from vicuna.conversation import Message
@@ -95,6 +95,17 @@ def test_an_overlong_prompt_is_400_with_both_numbers_and_the_engine_lives_on(api
     assert f"{CONTEXT} tokens" in reply.json()["error"]["message"]
     assert f"{tokens} tokens" in reply.json()["error"]["message"]
     assert httpx.post(f"{api.api}/v1/chat/completions", json=body("hi", max_tokens=3), timeout=60).status_code == 200
+
+
+def test_a_prompt_of_megabytes_is_refused_before_it_is_tokenised_and_costs_the_worker_nothing(api: Site) -> None:
+    before = api.fleet()["workers"][0]
+    for asked in (body("x" * 3_900_000), {"model": "tiny", "prompt": "hello world " * 300_000}):
+        route = "chat/completions" if "messages" in asked else "completions"
+        reply = httpx.post(f"{api.api}/v1/{route}", json=asked, timeout=60)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "00000 characters" in reply.json()["error"]["message"]
+    after = api.fleet()["workers"][0]
+    assert (after["id"], after["state"], after["last_failure"]) == (before["id"], "live", before["last_failure"])
 
 
 def test_an_answer_ends_where_the_context_ends(api: Site, folder: Path) -> None:
@@ -224,6 +235,26 @@ def test_a_step_that_fails_ends_its_answers_with_an_error_and_the_engine_goes_on
 
 def _out_of_memory(*args: Any, **kwargs: Any) -> None:
     raise torch.OutOfMemoryError("the memory is full")
+
+
+def test_a_prompt_with_tokens_that_the_weights_lack_is_refused_and_the_batch_lives_on(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "tiny")
+    model(vocabulary=300).float().save_pretrained(folder)  # the tokenizer has more tokens than these weights
+
+    async def check() -> None:
+        engine = TransformersEngine(config(folder))
+        await engine.start()
+        try:
+            good = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(temperature=0, max_tokens=3))
+            bad = Job(id="2", model="tiny", prompt="The quick brown fox", sampling=Sampling(max_tokens=3))
+            with pytest.raises(Fault, match="the model has no token") as caught:
+                _ = [piece async for piece in engine.generate(bad)]
+            assert (caught.value.status, caught.value.param) == (400, "prompt")
+            assert [piece async for piece in engine.generate(good)][-1].finish is not None
+        finally:
+            await engine.close()
+
+    asyncio.run(check())
 
 
 def test_closing_ends_the_thread(folder: Path) -> None:

@@ -103,9 +103,8 @@ def test_when_no_other_worker_lives_the_stream_ends_with_a_typed_error(place: Si
 
 def test_before_the_first_token_a_failure_is_a_status(place: Site) -> None:
     place.worker("m", failing("crash", 0))
-    for stream in (True,):
-        reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask() | {"stream": stream}, timeout=30)
-        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_failed")
+    reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask() | {"stream": True}, timeout=30)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_failed")
 
 
 def test_one_odd_request_does_not_take_the_worker_from_others(place: Site) -> None:
@@ -160,6 +159,17 @@ def test_two_controllers_serve_one_fleet_and_either_may_die(tmp_path: Path) -> N
         assert reply.status_code == 200
 
 
+def test_another_stacks_worker_at_the_address_of_a_dead_one_does_not_answer_for_it(tmp_path: Path) -> None:
+    port = str(free_port())
+    with site(tmp_path / "a", "--limits.lease", "600", "--limits.gap", "0.5") as one, site(tmp_path / "b") as two:
+        one.worker("m", GOOD, "--port", port).end()
+        two.worker("m", "rules: [{answer: other weights}]", "--port", port)
+        reply = httpx.post(f"{one.api}/v1/chat/completions", json=ask("hi"), timeout=30)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_failed")
+        assert "another process has its address" in reply.json()["error"]["message"]
+        until(lambda: not one.fleet()["workers"], "a probe to find out and take the dead one off the list")
+
+
 def test_load_is_shared_between_equal_workers(place: Site) -> None:
     workers = [place.worker("m", GOOD), place.worker("m", GOOD)]
     threads = [threading.Thread(target=streamed, args=(place,)) for _ in range(6)]
@@ -186,6 +196,7 @@ REGISTRATION = {"worker_id": "w-1", "models": [{"name": "m", "max_length": 5}], 
         ("http://0.0.0.0:9", "--advertise"),
         (f"http://127.0.0.1:{free_port()}", "cannot reach the worker"),
         ("ftp://x", "address"),
+        ("http://[", "not an address"),
         ("SELF", "another program"),
     ],
 )

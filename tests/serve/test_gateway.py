@@ -120,6 +120,11 @@ def test_plain_completions_take_every_kind_of_prompt(client: openai.OpenAI) -> N
     assert client.completions.create(model="echo", prompt="abc", echo=True).choices[0].text == "abcyou said: abc"
     several = client.completions.create(model="echo", prompt=["a", "b"], n=2)
     assert [choice.text for choice in several.choices] == [f"you said: {x}" for x in "aabb"]
+    assert several.usage is not None
+    assert several.usage.prompt_tokens == 2
+    twice = client.completions.create(model="echo", prompt=["a", "a"], n=2).usage
+    assert twice is not None
+    assert twice.prompt_tokens == 2  # each prompt once, also an equal one, however many answers it has
     assert client.completions.create(model="echo", prompt=[1, 2]).choices[0].text == "you said: 1 2"
     lists: Any = [[1], [2, 3]]
     texts = [choice.text for choice in client.completions.create(model="echo", prompt=lists).choices]
@@ -164,8 +169,11 @@ BAD = [
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"logprobs":true}', "logprobs"),
     (
         json.dumps({"model": "echo", "messages": ask("x"), "stop": [str(i) for i in range(10_000)]}).encode(),
-        "stop",
+        "stop: List should have at most 16 items",
     ),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"stop":["a",""]}', "stop.1: String should have"),
+    (b'{"model":"echo","messages":[{"role":"user","content":[3]}]}', "messages.0.content.0: Input should be an object"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"\xff"}]}', "not JSON"),
 ]
 
 
@@ -178,6 +186,37 @@ def test_a_wrong_request_is_a_400_that_names_the_field(api: Site, body: bytes, s
     assert says in error["message"]
     assert error["type"] == "invalid_request_error"
     assert reply.headers["x-request-id"]
+
+
+MILLIONS = [
+    ("chat/completions", b'{"model":"echo","messages":[' + b"0," * 2_000_000 + b"0]}", "messages.0"),
+    ("chat/completions", b'{"model":"echo","messages":[' + b"{}," * 1_300_000 + b"{}]}", "messages.0.role"),
+    (
+        "chat/completions",
+        b'{"model":"echo","messages":[{"role":"user","content":[' + b"3," * 2_000_000 + b"3]}]}",
+        "content",
+    ),
+    (
+        "chat/completions",
+        b'{"model":"echo","messages":[' + b'{"role":"user","content":""},' * 130_000 + b"0]}",
+        "10000 items",
+    ),
+    ("chat/completions", b'{"model":"echo","messages":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}", "not JSON"),
+    ("completions", b'{"model":"echo","prompt":[' + b"5," * 2_000_000 + b'"a"]}', "prompt"),
+    ("completions", b'{"model":"echo","prompt":[' + b"{}," * 1_300_000 + b"0]}", "prompt"),
+    ("completions", b'{"model":"echo","prompt":[' + b'"a",' * 900_000 + b'"a"]}', "2048 items"),
+    ("completions", b'{"model":"echo","prompt":[' + b'"a",' * 900 + b'"a"]}', "16 answers"),
+]
+
+
+def test_millions_of_mistakes_in_one_body_are_one_error_and_nobody_loses_a_lease(api: Site) -> None:
+    worker = api.fleet()["workers"][0]["id"]
+    for route, body, says in MILLIONS:
+        reply = httpx.post(f"{api.api}/v1/{route}", content=body, timeout=60)
+        assert (reply.status_code, says in reply.json()["error"]["message"]) == (400, True), reply.text[:300]
+        assert len(reply.content) < 1000
+    assert api.fleet()["workers"][0]["id"] == worker
+    assert "is gone" not in api.commands[0].output()
 
 
 def test_routes_and_methods_that_do_not_exist_answer_in_the_same_shape(api: Site) -> None:

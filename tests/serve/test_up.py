@@ -1,7 +1,9 @@
 """`python -m vicuna.serve up`: one command starts, supervises and ends a stack; real processes."""
 
+import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import yaml
 from serve_stack import Command, free_port, get, until
 
 from vicuna.config import load
-from vicuna.serve.config import StackConfig, WorkerConfig
-from vicuna.serve.up import threads_each
+from vicuna.errors import ConfigError
+from vicuna.serve.config import StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.up import lines, threads_each
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "serve"
 
@@ -110,6 +113,39 @@ def test_a_worker_that_cannot_start_ends_the_stack_with_its_reason(tmp_path: Pat
     ups.append(Up(tmp_path, workers=[{"model": {"path": "/nowhere/tiny"}}]))
     assert ups[0].command.wait() == 1
     assert "error: worker tiny: /nowhere/tiny is not a folder" in ups[0].command.output()
+
+
+def test_output_comes_line_by_line_however_long_a_line_is() -> None:
+    program = "import sys; sys.stdout.write('one\\n' + 'é' * 300_000 + '\\n\\nlast')"
+
+    async def read() -> list[str]:
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+        assert child.stdout is not None
+        found = [line async for line in lines(child.stdout)]
+        await child.wait()
+        return found
+
+    found = asyncio.run(read())
+    assert (found[0], found[-2], found[-1]) == ("one", "", "last")
+    assert "".join(found[1:-2]) == "é" * 300_000
+    assert max(map(len, found)) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("cls", "flags", "says"),
+    [
+        (WorkerConfig, ["--advertise", "http://host/path"], "advertise is scheme, host and port"),
+        (WorkerConfig, ["--advertise", "http://host:99999"], "advertise is an address"),
+        (WorkerConfig, ["--controllers", "http://["], "controllers is an address"),
+        (WorkerConfig, ["--names", "a", "a"], "names are each given once"),
+        (WorkerConfig, ["--names", "x" * 300], "names are 1 to 200 characters"),
+        (WebConfig, ["--api", "127.0.0.1:8000"], "api is an address"),
+        (WebConfig, ["--api", "http://127.0.0.1:8000/v1"], "api is given without /v1"),
+    ],
+)
+def test_addresses_and_names_that_cannot_work_are_wrong_settings(cls: type, flags: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(cls, flags)
 
 
 def test_every_stack_file_loads_and_the_cores_are_shared() -> None:

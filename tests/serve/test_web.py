@@ -1,6 +1,7 @@
 """The chat page in a real browser, in front of a real controller and scripted workers."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +32,12 @@ rules:
     answer: "{chat}"
   - match: table
     answer: "**bold** `code`\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |"
+  - match: wide
+    answer: "```python\n# WIDE\n```"
+  - match: "\\n    kept"
+    answer: the indentation is kept
   - answer: "you said: {last}"
-"""
+""".replace("WIDE", "word " * 60)
 playwright.expect.set_options(timeout=20_000)
 BOX = "#question textarea"
 
@@ -85,7 +90,7 @@ def idle(page: Any) -> None:
 
 def test_a_question_is_answered_and_the_small_print_says_by_whom(page: Any, stack: tuple[Site, str]) -> None:
     ask(page, "hello <b>there</b>")
-    playwright.expect(bot(page).last).to_contain_text("you said: hello there")
+    playwright.expect(bot(page).last).to_contain_text("you said: hello <b>there</b>")
     idle(page)
     playwright.expect(page.locator(BOX)).to_have_value("")
     small = page.locator("#caption")
@@ -139,19 +144,42 @@ def test_retry_edit_undo_and_clear(page: Any) -> None:
     playwright.expect(bot(page).last).to_contain_text("you said: first")
     idle(page)
     page.get_by_label("Edit").last.click()
-    page.locator("#chat textarea").fill("second")
+    page.locator("#chat textarea").fill("a second <i>")
     page.get_by_label("Submit").last.click()
-    playwright.expect(bot(page).last).to_contain_text("you said: second")
+    playwright.expect(bot(page).last).to_contain_text("you said: a second <i>")
     playwright.expect(user(page)).to_have_count(1)
     idle(page)
     page.get_by_label("Undo").last.click()
-    playwright.expect(page.locator(BOX)).to_have_value("second")
+    playwright.expect(page.locator(BOX)).to_have_value("a second <i>")
     playwright.expect(bot(page)).to_have_count(0)
     ask(page, "third")
     playwright.expect(bot(page).last).to_contain_text("you said: third")
     idle(page)
     page.get_by_label("Clear").last.click()
     playwright.expect(bot(page)).to_have_count(0)
+
+
+def test_a_page_that_is_cleared_while_it_is_answered_stays_clear(page: Any, stack: tuple[Site, str]) -> None:
+    ask(page, "slow")
+    playwright.expect(bot(page).last).to_contain_text("one two")
+    page.get_by_label("Clear").last.click()
+    until(lambda: stack[0].fleet()["in_flight"] == 0, "the slot to be free")
+    idle(page)
+    playwright.expect(page.locator("#chat .example").first).to_be_visible()
+    ask(page, "anew")
+    playwright.expect(bot(page).last).to_contain_text("you said: anew")
+    playwright.expect(user(page)).to_have_count(1)
+
+
+def test_indentation_survives_the_way_to_the_page_and_back(page: Any) -> None:
+    ask(page, "one\n    kept")
+    playwright.expect(bot(page).last).to_contain_text("the indentation is kept")
+    idle(page)
+    first = page.locator("#caption").inner_text()
+    page.get_by_label("Retry").last.click()
+    playwright.expect(page.locator("#caption")).to_contain_text("req-")
+    playwright.expect(page.locator("#caption")).not_to_have_text(first)
+    playwright.expect(bot(page).last).to_contain_text("the indentation is kept")
 
 
 def test_an_example_is_asked_with_a_click(page: Any) -> None:
@@ -172,17 +200,52 @@ def test_markdown_is_shown_as_such_and_nothing_comes_from_elsewhere(browser: Any
     assert [url for url in asked if not url.startswith((stack[1], "data:", "blob:"))] == []
 
 
+def test_answers_cannot_load_anything_from_elsewhere_nor_leave_their_place(page: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        place = f"http://127.0.0.1:{elsewhere.getsockname()[1]}"
+        cover = f'<div style="position:fixed;inset:0;background:url({place}/c)">x</div><script>window.ran=1</script>'
+        ask(page, f"![p]({place}/a.png) <img src={place}/b.png> {cover} [go](javascript:window.ran=2) end")
+        playwright.expect(bot(page).last).to_contain_text("window.ran=1")
+        idle(page)
+        playwright.expect(bot(page).last.locator("img")).to_have_count(1)  # Markdown's own; it stays empty
+        assert page.locator("#chat .message [style*=fixed]").count() == 0
+        for link in page.locator("#chat .message a").all():
+            assert "javascript:" not in (link.get_attribute("href") or "")
+        assert page.evaluate("window.ran") is None
+        ask(page, "still here")
+        playwright.expect(bot(page).last).to_contain_text("you said: still here")
+        elsewhere.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 640), (1280, 720)])
+def test_everything_fits_the_screen(browser: Any, stack: tuple[Site, str], width: int, height: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(stack[1])
+    playwright.expect(page.locator("#served")).to_contain_text("echo", timeout=20_000)
+    for part in ("#heading h1", "#model input", "#chat .example >> nth=0", BOX):
+        playwright.expect(page.locator(part)).to_be_in_viewport()
+    ask(page, "wide")
+    playwright.expect(bot(page).last).to_contain_text("word word")
+    idle(page)
+    playwright.expect(page.locator(BOX)).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert bot(page).last.bounding_box()["width"] < width
+    page.close()
+
+
 def test_models_that_come_and_go_are_seen_without_a_reload(page: Any, stack: tuple[Site, str]) -> None:
     made, _ = stack
     worker = made.worker("second", "rules: [{answer: I am second}]")
-    playwright.expect(page.locator("#served")).to_contain_text("2 models")
+    playwright.expect(page.locator("#served")).to_contain_text("2 models: echo, second")
     page.locator("#model input").click()
     page.get_by_role("option", name="second").click()
     ask(page, "who are you?")
     playwright.expect(bot(page).last).to_contain_text("I am second")
     idle(page)
     worker.end()
-    playwright.expect(page.locator("#served")).to_contain_text("1 model ")
+    playwright.expect(page.locator("#served")).to_contain_text("1 model: echo")
     playwright.expect(page.locator("#model input")).to_have_value("second (not available)")
     ask(page, "are you there?")
     playwright.expect(page.locator("#chat .thought-group")).to_contain_text("not available")

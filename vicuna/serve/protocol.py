@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticUseDefault
 
 from vicuna.serve.config import LONGEST_NAME
-from vicuna.serve.faults import Fault, first_problem, invalid, unsupported
+from vicuna.serve.faults import first_problem, invalid, unsupported
 
 PROTOCOL = 1
 """Version of the messages between controller and workers; both must agree."""
@@ -299,6 +299,3 @@ def parse(cls: type[ModelT], body: bytes) -> ModelT:
         return cls.model_validate_json(body)
     except ValidationError as error:
         raise first_problem(error.errors(include_url=False, include_input=False)) from None
-
-
-__all__ = ["ChatRequest", "CompletionRequest", "Fault", "Job", "Sampling", "ServedModel", "Turn", "parse"]

@@ -1,6 +1,7 @@
 """A whole stack on one machine: start its processes, keep them running, end them all."""
 
 import asyncio
+import codecs
 import collections
 import contextlib
 import json
@@ -10,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from vicuna.serve.names import served_names
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
+LONGEST_LINE = 16_384
 STEADY = 30.0
 """Seconds after which a process counts as well, so that its next restart is quick again."""
 
@@ -161,8 +163,7 @@ class Stack:
         if self._stopping:  # the stack was told to stop while this one was being started
             child.process.kill()
         assert child.process.stdout is not None
-        async for line in child.process.stdout:
-            text = line.decode("utf-8", "replace").rstrip()
+        async for text in lines(child.process.stdout):
             child.last_lines.append(text)
             self._print(child.name, text)
         return await child.process.wait()
@@ -208,6 +209,20 @@ class Stack:
 
     def _print(self, name: str, text: str) -> None:
         print(f"{name:<{self._width}} | {text}", flush=True)
+
+
+async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """A process's lines as they come; a very long one comes in pieces, where `readline` would refuse it."""
+    decode, rest = codecs.getincrementaldecoder("utf-8")("replace").decode, ""
+    while data := await stream.read(LONGEST_LINE):
+        *whole, rest = (rest + decode(data)).split("\n")
+        for line in whole:
+            yield line.rstrip()
+        if len(rest) >= LONGEST_LINE:
+            yield rest
+            rest = ""
+    if rest:
+        yield rest.rstrip()
 
 
 async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:

@@ -127,23 +127,10 @@ def build(config: WebConfig, key: str) -> Any:
     """
     page = Page(Service(config.api, key))
     with gr.Blocks(title=config.title, analytics_enabled=False, fill_height=True) as blocks:
-        with gr.Row(elem_id="top", equal_height=False):
-            gr.HTML(look.heading(config.title, config.about), padding=False)
-            with gr.Column(scale=0, min_width=250, elem_id="picker"):
-                model = gr.Dropdown([], label="Model", elem_id="model", interactive=True)
-                served = gr.HTML(look.served([], "looking for models"), padding=False)
+        model, served = _top(config)
         chat = _chat(config)
         caption = gr.HTML(look.caption([]), elem_id="small-print", padding=False)
-        box = gr.Textbox(
-            elem_id="question",
-            placeholder="Ask a question",
-            show_label=False,
-            label="Question",
-            autofocus=True,
-            container=False,
-            max_lines=8,
-            submit_btn=True,
-        )
+        box = _question()
         settings = _settings(config)
         known = gr.State(None)
         inputs, outputs = [model, *settings], [chat, box, caption]
@@ -160,6 +147,28 @@ def build(config: WebConfig, key: str) -> Any:
         for event in (blocks.load, gr.Timer(REFRESH).tick):
             event(page.models, [model, known], [model, known, served], **(quiet | {"concurrency_limit": None}))
     return blocks.queue(default_concurrency_limit=config.sessions, api_open=False)
+
+
+def _top(config: WebConfig) -> tuple[Any, Any]:
+    """Heading and model picker; returns the picker and the line under it."""
+    with gr.Row(elem_id="top", equal_height=False):
+        gr.HTML(look.heading(config.title, config.about), padding=False)
+        with gr.Column(scale=0, min_width=250, elem_id="picker"):
+            model = gr.Dropdown([], label="Model", elem_id="model", interactive=True)
+            return model, gr.HTML(look.served([], "looking for models"), padding=False)
+
+
+def _question() -> Any:
+    return gr.Textbox(
+        elem_id="question",
+        placeholder="Ask a question",
+        show_label=False,
+        label="Question",
+        autofocus=True,
+        container=False,
+        max_lines=8,
+        submit_btn=True,
+    )
 
 
 def _chat(config: WebConfig) -> Any:
