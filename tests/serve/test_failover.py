@@ -101,6 +101,13 @@ def test_when_no_other_worker_lives_the_stream_ends_with_a_typed_error(place: Si
     assert reply.headers["retry-after"]
 
 
+def test_a_worker_that_is_only_slow_is_not_taken_for_hung(place: Site) -> None:
+    worker = place.worker("m", "rules: [{answer: two words, first: 2.6, pace: 2.6}]")
+    reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask(), timeout=30)
+    assert reply.json()["choices"][0]["message"]["content"] == "two words"
+    assert place.row(worker)["last_failure"] == ""
+
+
 def test_before_the_first_token_a_failure_is_a_status(place: Site) -> None:
     place.worker("m", failing("crash", 0))
     reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask() | {"stream": True}, timeout=30)
@@ -148,6 +155,30 @@ def test_workers_find_a_controller_that_was_restarted(place: Site) -> None:
     place.controller("--limits.gap", "5")
     reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask("hi"), timeout=30)  # waits for the worker
     assert reply.json()["choices"][0]["message"]["content"] == "you said hi"
+
+
+def test_a_controller_told_to_stop_lets_answers_finish_and_ends_the_rest_with_its_reason(place: Site) -> None:
+    endless = "- match: endless\n    answer: two words\n    pace: 600\n  "
+    place.worker("m", GOOD.replace("- match: long", f"{endless}- match: long"))
+    replies: list[str] = []
+
+    def stream(text: str) -> None:
+        asked = ask(text) | {"stream": True}
+        with httpx.stream("POST", f"{place.api}/v1/chat/completions", json=asked, timeout=30) as reply:
+            replies.append("".join(reply.iter_lines()))
+
+    threads = [threading.Thread(target=stream, args=(text,)) for text in ("long", "endless")]
+    for thread in threads:
+        thread.start()
+    until(lambda: place.fleet()["in_flight"] == 2, "both answers to begin")
+    place.commands[0].signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join(30)
+    assert place.commands[0].wait() == 0
+    assert "Traceback" not in place.commands[0].output()
+    finished, ended = replies
+    assert finished.endswith("data: [DONE]")
+    assert '"code":"stopping"' in ended
 
 
 def test_two_controllers_serve_one_fleet_and_either_may_die(tmp_path: Path) -> None:

@@ -54,13 +54,13 @@ class Children:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Children":
-        # A signal that is ignored stays so: that is what `nohup` asks for.
-        heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+        # SIGHUP stays ignored where `nohup` asked for it. SIGINT is heeded even where a shell's `&` had it ignored.
+        heeded = [signal.SIGINT, signal.SIGTERM]
+        heeded += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
         self._before = {each: signal.signal(each, _interrupt) for each in heeded}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
         for each in self._before:  # a second Ctrl-C must not leave a child behind
             signal.signal(each, signal.SIG_IGN)
         try:

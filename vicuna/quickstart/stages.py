@@ -102,7 +102,7 @@ def stack(config: QuickstartConfig) -> dict[str, Any]:
         "web": {
             "port": config.web_port,
             "title": "Vicuna tiny",
-            "about": "A few million parameters, trained on this very machine. Ask short questions of these kinds.",
+            "about": "Trained on this very machine. Ask short questions like those below.",
             "examples": list(EXAMPLES),
             "sampling": {"temperature": 0.0, "max_tokens": 64},
         },

@@ -14,7 +14,7 @@ from vicuna.serve import faults
 
 T = TypeVar("T")
 SIGN_OF_LIFE = 1.0
-"""Seconds without a byte after which a stream may say that it is still alive."""
+"""Most seconds without a byte on a stream that says that it is still alive."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -93,7 +93,7 @@ class Stream(Response):
             media_type: its type.
             headers: more headers.
             on_end: called once whatever happens, also when not one part was asked for; gives back what the parts hold.
-            sign: called after every second in which nothing was sent; what it returns is sent as a sign of life.
+            sign: called when nothing was sent for a while; what it returns is sent as a sign of life.
         """
         super().__init__(None, 200, dict(headers), media_type)
         del self.headers["content-length"]
@@ -127,6 +127,6 @@ class Stream(Response):
     async def _give_signs(self, send: Send) -> None:
         while self._sign is not None:
             before = self._sent
-            await asyncio.sleep(SIGN_OF_LIFE)
+            await asyncio.sleep(SIGN_OF_LIFE / 2)  # the last byte may be from just after the last look
             if before == self._sent > 0 and (sign := self._sign()):
                 await send({"type": "http.response.body", "body": sign, "more_body": True})

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from vicuna.config import ModelConfig, SamplingConfig
 
 LOCAL = "127.0.0.1"
+SHORTEST_STALL = 2.0
+"""Twice the time between two signs of life, so that one that is late does not count as missing."""
 LONGEST_NAME = 200
 """Characters of a served model's name."""
 
@@ -41,7 +43,8 @@ class LimitsConfig:
     lease: float = 5.0
     """Seconds after its last heartbeat until a worker is taken off the list."""
     stall: float = 5.0
-    """Seconds without a sign of life on an answer's connection until its worker counts as hung."""
+    """Seconds without a sign of life on an answer's connection until its worker counts as hung; workers give one
+    every second."""
     connect: float = 1.0
     """Seconds to wait for a connection to a worker."""
     gap: float = 1.5
@@ -60,9 +63,11 @@ class LimitsConfig:
     """Most answers (`n` times prompts) that one request may ask for."""
 
     def __post_init__(self) -> None:
-        for name in ("lease", "stall", "connect", "request", "queue_wait"):
+        for name in ("lease", "connect", "request", "queue_wait"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is a time in seconds above 0; got {getattr(self, name)}")
+        if self.stall < SHORTEST_STALL:
+            raise ValueError(f"stall is a time in seconds, at least {SHORTEST_STALL:g}; got {self.stall}")
         if self.gap < 0:
             raise ValueError(f"gap is a time in seconds, at least 0; got {self.gap}")
         for name in ("attempts", "body", "choices", "queue"):

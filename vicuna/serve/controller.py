@@ -27,6 +27,8 @@ from vicuna.serve.protocol import PROTOCOL, Heartbeat, Leave, Registration, pars
 log = logging.getLogger(__name__)
 TICK = 0.1
 PROBE_TIMEOUT = 2.0
+GRACE = 5
+"""Seconds that running answers have after the controller was told to stop."""
 IDLE = 15.0
 """Seconds that an idle connection to a worker is kept; less than the worker keeps its end."""
 
@@ -112,6 +114,11 @@ class Controller:
         if self.fleet.leave(parting.worker_id) and worker is not None:
             log.info("worker %s left", worker.address)
         return as_json({"ok": True}, request)
+
+    async def end_answers(self, seconds: float) -> None:
+        """End what still runs after so long with an error that says why; else its connections would just break."""
+        await asyncio.sleep(seconds)
+        self.gateway.end_answers()
 
     # ------------------------------------------------------------------------------------- probes and the watch
     async def _probe_address(self, address: str, worker_id: str) -> None:
@@ -206,9 +213,15 @@ def main(config: ControllerConfig) -> None:
     """Serve until told to stop."""
     sock = server.listen(config.host, config.port)
     log.info("controller: %s/v1", server.url(config.host, server.port_of(sock)))
+    app = make_app(config.limits)
 
     async def body() -> None:
-        await server.run(server.make(make_app(config.limits), grace=5), sock)
+        ends: list[asyncio.Task[None]] = []
+
+        async def goodbye() -> None:
+            ends.append(asyncio.create_task(app.state.controller.end_answers(GRACE - 1)))
+
+        await server.run(server.make(app, grace=GRACE), sock, on_stop=goodbye)
 
     server.run_loop(body)
 

@@ -28,6 +28,7 @@ class Dispatcher:
 
     def __init__(self, fleet: Fleet, limits: LimitsConfig, clock: Callable[[], float]) -> None:
         self.fleet = fleet
+        self.closed = False
         self._limits = limits
         self._clock = clock
         self._started = clock()
@@ -37,8 +38,11 @@ class Dispatcher:
         """A ticket for the model, now or within the limits' times.
 
         Raises:
-            Fault: 404 nobody ever served it; 503 all its workers are away; 429 too many wait, or waited too long.
+            Fault: 404 nobody ever served it; 503 all its workers are away, or this process is about to end; 429 too
+                many wait, or waited too long.
         """
+        if self.closed:
+            raise faults.stopping()
         if name not in self._waiting:
             ticket = self.fleet.dispatch(name, avoid, version)
             if ticket is not None:
@@ -81,6 +85,13 @@ class Dispatcher:
             for waiter in list(self._waiting.get(name, ())):
                 if not waiter.future.done():
                     self._check(name, waiter, now)
+
+    def close(self) -> None:
+        """Hand out nothing more, because this process is about to end."""
+        self.closed = True
+        for waiter in [each for queue in self._waiting.values() for each in queue]:
+            if not waiter.future.done():
+                waiter.future.set_exception(faults.stopping())
 
     @property
     def waiting(self) -> dict[str, int]:

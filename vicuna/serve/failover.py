@@ -49,6 +49,7 @@ class Answer:
         self.ids: list[int] = []
         self._characters = 0
         self._finished = False
+        self._reply: aiohttp.ClientResponse | None = None
         self._avoid: set[str] = set()
         self._failures: list[str] = []
         self._dispatcher = dispatcher
@@ -74,6 +75,11 @@ class Answer:
             finally:
                 self._dispatcher.release(ticket, answered=self._finished)
 
+    def break_off(self) -> None:
+        """Close the connection to the worker; with a dispatcher that is closed too, that ends the answer."""
+        if self._reply is not None:
+            self._reply.close()
+
     async def _next_worker(self) -> Ticket:
         if len(self._failures) >= self._limits.attempts:
             raise self._lost()
@@ -96,7 +102,7 @@ class Answer:
     def _give_up_on(self, ticket: Ticket, error: Exception) -> None:
         worker = ticket.worker
         self._avoid.add(worker.id)
-        if isinstance(error, _Declined):
+        if isinstance(error, _Declined) or self._dispatcher.closed:
             return
         reason = _describe(error, self._limits)
         self._failures.append(f"{worker.id} {reason}")
@@ -113,6 +119,7 @@ class Answer:
             headers={"content-type": "application/json", "x-request-id": job.id, ADDRESSEE: ticket.worker.id},
         )
         async with request as reply:
+            self._reply = reply
             if reply.status != 200:
                 raise _refusal(reply.status, await reply.read())
             self.version = ticket.model

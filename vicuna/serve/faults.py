@@ -91,6 +91,11 @@ def no_worker(model: str, gap: float) -> Fault:
     return server_error(message, status=503, code="no_worker", retry_after=max(1.0, gap))
 
 
+def stopping() -> Fault:
+    """This process ends before the answer does."""
+    return server_error("this service is stopping; try again in a moment", 503, "stopping", retry_after=1.0)
+
+
 def overloaded(model: str, waiting: int) -> Fault:
     """Too many requests wait already."""
     message = f"every worker of {model!r} is busy and {waiting} requests wait already; try again later"

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -37,6 +38,7 @@ class Gateway:
         self._session = session
         self._limits = limits
         self._created = int(time.time())
+        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
     def routes(self) -> list[Route]:
         """What this part answers."""
@@ -110,6 +112,7 @@ class Gateway:
         self, request: Request, reply: Reply, jobs: list[Job], asked: ChatRequest | CompletionRequest, echo: list[str]
     ) -> Response:
         answers = [Answer(job, self._dispatcher, self._session, self._limits) for job in jobs]
+        self._answers.update(answers)
         if not asked.stream:
             finished = await while_connected(request.receive, _collect_all(answers, echo))
             body = reply.body(finished, _usage(answers, asked.n), answers[0].version, _served_by(answers))
@@ -124,6 +127,12 @@ class Gateway:
         events = _events(writer, answers, first, batches, echo, asked.n)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **self._headers(request, answers)}
         return Stream(events, "text/event-stream", headers, batches.aclose)
+
+    def end_answers(self) -> None:
+        """End every answer that waits or runs, because this process is about to end."""
+        self._dispatcher.close()
+        for answer in list(self._answers):
+            answer.break_off()
 
     def _headers(self, request: Request, answers: Sequence[Answer]) -> dict[str, str]:
         version = answers[0].version

@@ -58,6 +58,13 @@ def _explain(error: OSError, host: str, port: int, flag: str) -> ConfigError:
     return ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; check {host_flag} and {flag}")
 
 
+class _NoCancellations(logging.Filter):
+    """Drops uvicorn's tracebacks of requests that it cancelled itself at the end; it also says how many they were."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 class Server(uvicorn.Server):
     """Uvicorn, with the signals in our hands."""
 
@@ -69,6 +76,7 @@ class Server(uvicorn.Server):
 
 def make(app: Any, grace: int) -> Server:
     """A server for `app`; `grace` is the seconds that open answers have after it was told to stop."""
+    logging.getLogger("uvicorn.error").addFilter(_NoCancellations())
     settings = uvicorn.Config(
         app,
         http="httptools",

@@ -171,7 +171,7 @@ class Stack:
     async def _end(self) -> None:
         """Workers and page first, so that what runs can finish; the controller last; who does not end is killed."""
         await self._terminate(self._others, self._config.stop)
-        await self._terminate([self._controller], 1.0)
+        await self._terminate([self._controller], self._config.stop)
         os.close(self._write_end)
         os.close(self._read_end)
 
