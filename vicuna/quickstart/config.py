@@ -17,7 +17,7 @@ class SizeConfig:
     """Decoder layers of the model."""
     base_epochs: float = 2.0
     """Passes over the plain text for the base model."""
-    epochs: float = 6.0
+    epochs: float = 5.0
     """Passes over the conversations for fine-tuning."""
 
     def __post_init__(self) -> None:

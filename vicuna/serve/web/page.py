@@ -64,23 +64,23 @@ class Page:
 
     async def undo(self, shown: Any, event: gr.UndoData, request: gr.Request) -> Update:
         """Take the last question back into the box."""
-        self.leave(request)
+        await self.leave(request)
         question = history.up_to_question(history.from_page(shown), _index(event))
         text = history.text_of(question[-1]) if question else ""
         return history.to_page(question[:-1]), _box(running=False, value=text), look.caption([])
 
     async def clear(self, request: gr.Request) -> Update:
         """Begin anew, also while an answer is being written."""
-        self.leave(request)
+        await self.leave(request)
         return [], _box(running=False), look.caption([])
 
     async def stop(self, request: gr.Request) -> None:
         """The visitor has read enough of the answer."""
         self._talk.stop(str(request.session_hash))
 
-    def leave(self, request: gr.Request) -> None:
+    async def leave(self, request: gr.Request) -> None:
         """The visitor closed the page, or gave the answer up."""
-        self._talk.drop(str(request.session_hash))
+        await self._talk.drop(str(request.session_hash))
 
     async def _answer(
         self,
@@ -93,10 +93,12 @@ class Page:
         max_tokens: float,
     ) -> AsyncGenerator[Update, None]:
         sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens)}
-        first = True
+        first = running = True
         async for view in self._talk.answer(str(request.session_hash), question, model, system, sampling):
             yield _update(view, first)
-            first = False
+            first, running = False, view.running
+        if running:  # it was dropped; without this, Gradio would show the last update once more
+            yield gr.skip(), gr.skip(), gr.skip()
 
 
 def _update(view: View, first: bool) -> Update:
@@ -140,9 +142,8 @@ def build(config: WebConfig, key: str) -> Any:
         chat.retry(page.retry, [chat, *inputs], outputs, **quiet)
         chat.edit(page.edit, [chat, *inputs], outputs, **quiet)
         chat.undo(page.undo, [chat], outputs, **quiet)
-        at_once = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        chat.clear(page.clear, None, outputs, **at_once)
-        box.stop(page.stop, **at_once)
+        chat.clear(page.clear, None, outputs, **quiet)
+        box.stop(page.stop, queue=False, api_visibility="private", show_progress="hidden")
         blocks.unload(page.leave)
         for event in (blocks.load, gr.Timer(REFRESH).tick):
             event(page.models, [model, known], [model, known, served], **(quiet | {"concurrency_limit": None}))

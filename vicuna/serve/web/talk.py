@@ -10,6 +10,9 @@ from vicuna.serve.web import history
 from vicuna.serve.web.client import Answer, Problem, Service
 from vicuna.serve.web.history import Shown
 
+PATIENCE = 2.0
+"""Seconds to wait for the end of an answer that is dropped; it takes longer only when nobody reads it any more."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -27,6 +30,7 @@ class _Run:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: bool = False
     """The conversation went on without it, so it must not be shown any more."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Talk:
@@ -48,25 +52,33 @@ class Talk:
             system: system prompt; empty for none.
             sampling: settings for the API.
         """
-        self.drop(session)
+        await self.drop(session)
         run = self._runs[session] = _Run()
-        yield View(question, True, [])
+        try:
+            yield View(question, True, [])
+            async with contextlib.aclosing(self._views(run, question, model, system, sampling)) as views:
+                async for view in views:
+                    if run.dropped:
+                        return
+                    yield view
+        finally:
+            run.ended.set()
+            if self._runs.get(session) is run:
+                del self._runs[session]
+
+    async def _views(
+        self, run: _Run, question: Shown, model: str | None, system: str, sampling: Mapping[str, Any]
+    ) -> AsyncGenerator[View, None]:
         if not model:
             problem = Problem("No model is available", f"No model is served at {self.service.api} now.")
             yield View([*question, history.note(problem)], False, [])
             return
         answer = Answer()
         answers = self.service.answer(model, history.for_model(question, system), sampling, run.stop)
-        try:
-            async with contextlib.aclosing(answers):
-                async for answer in answers:
-                    if run.dropped:
-                        return
-                    if answer.text and not answer.seconds:
-                        yield View([*question, history.assistant(answer.text)], True, [])
-        finally:
-            if self._runs.get(session) is run:
-                del self._runs[session]
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                if answer.text and not answer.seconds:
+                    yield View([*question, history.assistant(answer.text)], True, [])
         said = [history.assistant(answer.text)] if answer.text or answer.problem is None else []
         noted = [history.note(answer.problem)] if answer.problem else []
         yield View([*question, *said, *noted], False, small_print(answer))
@@ -77,12 +89,15 @@ class Talk:
         if running is not None:
             running.stop.set()
 
-    def drop(self, session: str) -> None:
-        """The same, and nothing more of that answer is shown."""
+    async def drop(self, session: str) -> None:
+        """The same, and nothing more of that answer is shown once this returns."""
         self.stop(session)
         running = self._runs.pop(session, None)
         if running is not None:
             running.dropped = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await running.ended.wait()
 
 
 def small_print(answer: Answer) -> list[tuple[str, str]]:
