@@ -16,7 +16,7 @@ from serve_stack import Site, free_port, get, site, until
 
 LONG = "one two three four five six seven eight nine ten"
 GOOD = f"""
-pace: 0.02
+pace: 0.014
 rules:
   - match: long
     answer: "{LONG}"
@@ -102,7 +102,7 @@ def test_when_no_other_worker_lives_the_stream_ends_with_a_typed_error(place: Si
 
 
 def test_a_worker_that_is_only_slow_is_not_taken_for_hung(place: Site) -> None:
-    worker = place.worker("m", "rules: [{answer: two words, first: 2.6, pace: 2.6}]")
+    worker = place.worker("m", "rules: [{answer: two words, pace: 2.6}]")
     reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask(), timeout=30)
     assert reply.json()["choices"][0]["message"]["content"] == "two words"
     assert place.row(worker)["last_failure"] == ""

@@ -44,7 +44,7 @@ BOX = "#question textarea"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
-    with site(tmp_path_factory.mktemp("site"), "--limits.gap", "0.3") as made:
+    with site(tmp_path_factory.mktemp("site"), "--limits.gap", "0.3", "--limits.lease", "2.5") as made:
         made.worker("echo", SCRIPT)
         port = free_port()
         page = f"http://127.0.0.1:{port}"
