@@ -65,7 +65,7 @@ def tex(element: Element) -> str | None:
         return None
     for annotation in element.iter("annotation"):
         if annotation.get("encoding") == "application/x-tex":
-            return visible_text(annotation).strip()
+            return visible_text(annotation).strip() or None  # an empty source says nothing of what is drawn
     return None
 
 
@@ -75,7 +75,7 @@ def _is_drawing(element: Element, depth: int = 0) -> bool:
         return False
     for child in element:
         name = classes(child)
-        if (child.tail or "").strip():
+        if (child.tail or "").strip() or (child.tag in ("math", "semantics") and (child.text or "").strip()):
             return False
         part = child.tag in ("math", "semantics", "annotation") or child.get("aria-hidden") or "katex-" in name
         if not part and not ("katex" in name and _is_drawing(child, depth + 1)):
