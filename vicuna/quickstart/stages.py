@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vicuna.config import dump, from_dict
+from vicuna.config import dump, from_dict, load
 from vicuna.errors import ConfigError
 from vicuna.quickstart.config import QuickstartConfig
+from vicuna.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASE, TUNED = "vicuna-tiny-base", "vicuna-tiny"
@@ -63,10 +64,8 @@ def build_stages(config: QuickstartConfig) -> list[Stage]:
 
 def _context() -> int:
     """The context that the tiny recipe names."""
-    import yaml
-
-    tree: Mapping[str, Any] = yaml.safe_load((CONFIGS / "train" / "tiny.yaml").read_text(encoding="utf-8"))
-    return int(tree["model"]["max_length"])
+    recipe = load(TrainConfig, ["--config", str(CONFIGS / "train" / "tiny.yaml")])
+    return recipe.model.max_length
 
 
 def eval_stage(config: QuickstartConfig, api: str) -> Stage:

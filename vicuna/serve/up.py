@@ -21,6 +21,7 @@ from vicuna.command import run as run_command
 from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
+from vicuna.hardware import cpu_count
 from vicuna.serve import lifeline, server
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.serve.names import served_names
@@ -79,8 +80,7 @@ def with_ports(config: StackConfig) -> StackConfig:
 def threads_each(workers: Sequence[WorkerConfig]) -> int:
     """This machine's cores, shared between the workers that compute."""
     computing = sum(worker.engine.kind == "transformers" for worker in workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, computing))
+    return max(1, cpu_count() // max(1, computing))
 
 
 class Stack:
