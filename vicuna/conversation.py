@@ -1,5 +1,6 @@
 """Conversations: the one form in which chats pass from stage to stage, and the JSON Lines files that hold them."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "model": "assistant",
+    "model": "assistant", "bot": "assistant", "chatbot": "assistant", "ai": "assistant", "prompter": "user",
 }  # fmt: skip
 """What community files call the roles (in any letter case) → what we call them."""
 
@@ -29,6 +30,8 @@ class Message:
 
     role: Role
     content: str
+    train: bool = True
+    """Whether training learns it; means something for the assistant only, whose words are what training learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +97,15 @@ def from_row(row: Mapping[str, Any], where: str) -> Conversation:
     """Read one record of a conversation file.
 
     Args:
-        row: {"id", "messages": [{"role", "content"}]} or ShareGPT's {"id", "conversations": [{"from", "value"}]}.
+        row: {"id", "messages": [{"role", "content"}]} or ShareGPT's {"id", "conversations": [{"from", "value"}]}; a
+            turn that is not to be learnt has `"train": false` (as Axolotl has it) or `"weight": 0` (as OpenAI's
+            fine-tuning files have it).
         where: file and position; names the record in errors, and is the conversation's id and source where it has
             none (or null).
 
     Raises:
-        InputError: neither layout, an unknown role, text that is not a string, an id or source that is neither text
-            nor a number, metadata that is not an object.
+        InputError: neither layout, an unknown role, text that is not a string, `train` or `weight` with another value,
+            an id or source that is neither text nor a number, metadata that is not an object.
     """
     if isinstance(row.get("messages"), list):
         key, role_key, text_key = "messages", "role", "content"
@@ -111,15 +116,24 @@ def from_row(row: Mapping[str, Any], where: str) -> Conversation:
     turns = row[key]
     messages = tuple(_message(turn, role_key, text_key, f"{where}: {key}[{i}]") for i, turn in enumerate(turns))
     rest = {name: value for name, value in row.items() if name not in (key, "id", "source", "metadata")}
-    metadata = {} if row.get("metadata") is None else row["metadata"]
-    if not isinstance(metadata, Mapping):
-        raise InputError(f"{where}: `metadata` is an object; got a {type(metadata).__name__}")
+    metadata = _metadata(row.get("metadata"), where)
     return Conversation(
         id=_label(row, "id", where),
         messages=messages,
         source=_label(row, "source", where),
         metadata={**rest, **metadata},
     )
+
+
+def _metadata(given: Any, where: str) -> Mapping[str, Any]:
+    """The object that `metadata` is, or that it holds as text."""
+    found = {} if given is None else given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(given)
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: `metadata` is an object; got a {type(given).__name__}")
+    return found
 
 
 def _label(row: Mapping[str, Any], key: str, where: str) -> str:
@@ -137,28 +151,40 @@ def _message(turn: Any, role_key: str, text_key: str, where: str) -> Message:
     role = ROLES.get(str(turn.get(role_key)).lower())
     if role is None:
         raise InputError(f"{where}: unknown role {turn.get(role_key)!r}; known: {', '.join(ROLES)}")
-    return Message(role, turn[text_key])
+    return Message(role, turn[text_key], _learnt(turn, where))
+
+
+def _learnt(turn: Mapping[str, Any], where: str) -> bool:
+    train, weight = turn.get("train"), turn.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise InputError(f"{where}: `train` is true or false; got {train!r}")
+    if weight not in (None, 0, 1):
+        raise InputError(f"{where}: `weight` is 0 or 1; got {weight!r}")
+    return train is not False and weight != 0
 
 
 def to_row(conversation: Conversation, layout: Layout = "messages") -> dict[str, Any]:
     """The record that `from_row` reads back to an equal conversation.
 
-    `messages` is what OpenAI, TRL and Axolotl read; `sharegpt` what FastChat, Axolotl and LLaMA-Factory read.
+    All records have the same keys, and metadata is an object written as text: loaders that learn the columns from the
+    first records (Hugging Face datasets) fail at objects whose keys differ from one record to the next.
+    `messages` is what OpenAI, TRL and Axolotl read; `sharegpt` what FastChat, Axolotl and LLaMA-Factory read. A turn
+    that is not to be learnt has `"train": false`, others have no such key.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout is one of {', '.join(get_args(Layout))}; got {layout!r}")
-    turns: list[dict[str, str]] = []
+    turns: list[dict[str, str | bool]] = []
     for message in conversation.messages:
         if layout == "messages":
             turns.append({"role": message.role, "content": message.content})
         else:
             turns.append({"from": _SHAREGPT[message.role], "value": message.content})
+        if not message.train:
+            turns[-1]["train"] = False
     row: dict[str, Any] = {"id": conversation.id}
     row["messages" if layout == "messages" else "conversations"] = turns
-    if conversation.source:
-        row["source"] = conversation.source
-    if conversation.metadata:
-        row["metadata"] = dict(conversation.metadata)
+    row["source"] = conversation.source
+    row["metadata"] = json.dumps(dict(conversation.metadata), ensure_ascii=False)
     return row
 
 
@@ -168,18 +194,39 @@ def to_line(conversation: Conversation, layout: Layout = "messages") -> str:
 
 
 def read_conversations(path: str | Path) -> Iterator[Conversation]:
-    """Stream the conversations of a JSON Lines file, either layout.
+    """Stream the conversations of a file, either layout: JSON Lines (plain or zstd), or Parquet (`*.parquet`).
 
     Raises:
         InputError: the file cannot be read, or a record is malformed or holds what is not Unicode, which no tokenizer
             takes (file and line are named).
     """
-    for number, row in read_jsonl(path):
-        found = from_row(row, f"{path}:{number}")
+    for where, row in _table(path) if str(path).endswith(".parquet") else _rows(path):
+        found = from_row(row, where)
         for text in (found.id, found.source, *(message.content for message in found.messages)):
             if half := surrogate(text):
-                raise InputError(f"{path}:{number}: its text holds {half}; clean it with vicuna.data first")
+                raise InputError(f"{where}: its text holds {half}; clean it with vicuna.data first")
         yield found
+
+
+def _rows(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, row in read_jsonl(path):
+        yield f"{path}:{number}", row
+
+
+def _table(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a Parquet file, by their number from 0; columns that a row leaves empty are as if they were not there."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    yield f"{path}[{number}]", {name: value for name, value in row.items() if value is not None}
+                    number += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
 
 
 def write_conversations(path: str | Path, conversations: Iterable[Conversation], layout: Layout = "messages") -> int:

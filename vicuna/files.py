@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from vicuna.errors import InputError
 
 _TEMPORARY = ".partial"
-_BOM = b"\xef\xbb\xbf"
+_BOM, _ZSTD = b"\xef\xbb\xbf", b"\x28\xb5\x2f\xfd"
 _TAIL = 1 << 16
 """Bytes read at once when the end of a log is looked for."""
 
@@ -177,7 +177,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each object of a JSON Lines file with its line number (from 1); blank lines are passed over.
+    """Each object of a JSON Lines file, plain or zstd, with its line number (from 1); blank lines are passed over.
 
     Raises:
         InputError: the file cannot be read, or a line is not a JSON object (file and line are named).
@@ -185,7 +185,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _read(path):
         file = open(path, "rb")  # noqa: SIM115 (closed below; what the reader of the rows does must not be in `_read`)
     with file:
-        lines = enumerate(file, 1)
+        lines = enumerate(_lines(file), 1)
         while True:
             with _read(path):
                 number, line = next(lines, (0, b""))
@@ -194,6 +194,35 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             line = line.removeprefix(_BOM) if number == 1 else line
             if line.strip():
                 yield number, _object(line, f"{path}:{number}")
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, unpacked where it is compressed with zstd.
+
+    Raises:
+        OSError: the file cannot be read, or what is compressed is damaged or breaks off.
+    """
+    start = file.read(4)
+    file.seek(0)
+    if start != _ZSTD:
+        yield from file
+        return
+    from zstandard import ZstdDecompressor, ZstdError
+
+    frame, rest = ZstdDecompressor().decompressobj(), b""
+    for chunk in iter(lambda: file.read(_TAIL), b""):
+        while chunk:
+            frame = ZstdDecompressor().decompressobj() if frame.eof else frame
+            try:
+                *whole, rest = (rest + frame.decompress(chunk)).split(b"\n")
+            except ZstdError as error:
+                raise OSError(f"damaged compressed data: {error}") from error
+            yield from (line + b"\n" for line in whole)
+            chunk = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise OSError("the compressed data breaks off")
+    if rest:
+        yield rest
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vicuna.conversation import Message
@@ -35,7 +35,9 @@ class Piece:
     control: bool = False
     """Written by the template as one special token; text that people wrote is never control."""
     target: bool = False
-    """The model learns to write this: an answer and the stop that ends it."""
+    """The model writes this: an answer and the stop that ends it."""
+    train: bool = True
+    """Whether training learns a target (see `Message.train`)."""
 
 
 class Template(ABC):
@@ -116,8 +118,8 @@ class TextTemplate(Template):
             raise TemplateError(f"template {self.name} takes a system message only as the first one")
         return [
             Piece(self.assistant),
-            Piece(self.answer_lead + message.content, target=True),
-            Piece(self.stop, control=self.stop_is_token, target=True),
+            Piece(self.answer_lead + message.content, target=True, train=message.train),
+            Piece(self.stop, control=self.stop_is_token, target=True, train=message.train),
             Piece(self.answer_end),
         ]
 
@@ -202,17 +204,16 @@ class ChatTemplate(Template):
         masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
         parts = self._align(self._render(masked, open_turn), self._render(messages, open_turn), marks, messages)
         found: list[Piece] = []
-        answer = -1
-        for text, message in parts:
-            after_answer = answer >= 0
-            answer = -1
-            if message is None:
+        answer: Message | None = None
+        for text, index in parts:
+            before, answer = answer, None
+            if index is None:
                 literal = self._literal(text)
-                found += self._with_stop(literal) if after_answer else literal
-            elif messages[message].role == "assistant":
-                answer = message
-                found = self._from_prompt_on(found, messages[:message])
-                found.append(Piece(text, target=True))
+                found += self._with_stop(literal, before.train) if before else literal
+            elif messages[index].role == "assistant":
+                answer = messages[index]
+                found = self._from_prompt_on(found, messages[:index], answer.train)
+                found.append(Piece(text, target=True, train=answer.train))
             else:
                 found.append(Piece(text))
         return found
@@ -259,16 +260,16 @@ class ChatTemplate(Template):
         parts = re.split("(" + "|".join(map(re.escape, sorted(specials, key=len, reverse=True))) + ")", text)
         return [Piece(part, control=part in specials) for part in parts if part]
 
-    def _with_stop(self, literal: list[Piece]) -> list[Piece]:
+    def _with_stop(self, literal: list[Piece], train: bool) -> list[Piece]:
         """What follows an answer: white space and the first special token belong to its target."""
         for i, piece in enumerate(literal):
             if piece.control:
-                return [Piece(p.text, p.control, target=True) for p in literal[: i + 1]] + literal[i + 1 :]
+                return [Piece(p.text, p.control, True, train) for p in literal[: i + 1]] + literal[i + 1 :]
             if piece.text.strip():
                 break
         raise TemplateError(f"{self.name} ends answers without a special token, so a model could not learn to stop")
 
-    def _from_prompt_on(self, found: list[Piece], asked: Sequence[Message]) -> list[Piece]:
+    def _from_prompt_on(self, found: list[Piece], asked: Sequence[Message], train: bool) -> list[Piece]:
         """The pieces before an answer, with all that follows the generation prompt made target."""
         prompt = self._render(asked, True)
         if not "".join(piece.text for piece in found).startswith(prompt):
@@ -278,9 +279,9 @@ class ChatTemplate(Template):
             inside = max(0, min(len(piece.text), len(prompt) - position))
             position += len(piece.text)
             if piece.control or inside in (0, len(piece.text)):
-                marked.append(piece if inside else Piece(piece.text, piece.control, target=True))
+                marked.append(piece if inside else Piece(piece.text, piece.control, True, train))
             else:
-                marked += [Piece(piece.text[:inside], target=piece.target), Piece(piece.text[inside:], target=True)]
+                marked += [replace(piece, text=piece.text[:inside]), Piece(piece.text[inside:], False, True, train)]
         return marked
 
     def stop_ids(self, tokenizer: Any) -> tuple[int, ...]:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from vicuna.data import generic
-from vicuna.data.markdown import html_to_markdown
+from vicuna.data.markdown import generic, html_to_markdown
 
 SVG = '<svg viewBox="0 0 24 24" class="h-4 w-4"><path d="M16 4h2"></path></svg>'
 
@@ -162,6 +161,66 @@ def test_a_table_keeps_alignment_and_pipes():
     assert html_to_markdown(html) == "| a | b | c |\n| ---: | :---: | --- |\n| 1\\|2 | `x\\|y` |  |"
 
 
+def test_cells_that_span_columns_or_rows_leave_the_others_where_they_were():
+    html = (
+        '<table><tr><th colspan="2">a</th><th>b</th></tr><tr><td rowspan="2">1</td><td>2</td><td>3</td></tr>'
+        "<tr><td>4</td><td>5</td></tr></table>"
+    )
+    assert html_to_markdown(html).splitlines() == [
+        "| a |  | b |",
+        "| --- | --- | --- |",
+        "| 1 | 2 | 3 |",
+        "|  | 4 | 5 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "span", ['colspan="99999999"', 'colspan="0"', 'rowspan="-1"', 'colspan="x"', 'rowspan="70000"']
+)
+def test_a_cell_that_claims_to_span_the_world_spans_the_table(span):
+    assert html_to_markdown(f"<table><tr><th {span}>a</th></tr></table>") == "| a |\n| --- |"
+
+
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ('<ul><li><input type="checkbox" checked> a</li><li><input type="checkbox">b</li></ul>', "- [x] a\n- [ ] b"),
+        ("<details><summary>a</summary><p>b</p></details>", "a\n\nb"),
+        ("<dl><dt>a</dt><dd>b</dd><dd>c</dd><dt>d</dt><dd>e</dd></dl>", "a  \nb  \nc\n\nd  \ne"),
+        ("<dl><dt>a</dt><dd><p>b</p><p>c</p></dd></dl>", "a\n\nb\n\nc"),
+        ("<p><kbd>Esc</kbd> x<sup>2</sup></p>", "<kbd>Esc</kbd> x<sup>2</sup>"),
+        ('<p>a<iframe src="x">b</iframe>c</p>', "ac"),
+        ('<p><img src="i.png"></p>', "![](i.png)"),
+        ('<p><img alt="a" src="data:image/png;base64,AAAA"></p>', "![a](data:image/png)"),
+        ('<p>x<img src="data:image/gif;base64,AAAA"></p>', "x"),
+        ('<p>a<span data-testid="webpage-citation-pill"><a href="/s">Site<b>+1</b></a></span>.</p>', "a ([Site](/s))."),
+        ("<p>a <thumbs-up class='x'><span>b</span></thumbs-up> &lt;c-d&gt;</p>", "a b \\<c-d>"),
+        ("<p>a<button><p>b</p>", "a\n\nb"),
+    ],
+)
+def test_less_common_elements(html, markdown):
+    assert html_to_markdown(html) == markdown
+
+
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ("<div class='code-box'><div>Python</div><pre><code>x</code></pre></div>", "```python\nx\n```"),
+        ("<div><div>sql</div><pre><code class='language-sql'>x</code></pre></div>", "```sql\nx\n```"),
+        ("<div class='code-box'><div>Plain text</div><pre><code>x</code></pre></div>", "```\nx\n```"),
+        ("<div><div>Python</div><pre><code>x</code></pre></div>", "Python\n\n```\nx\n```"),
+        ("<div class='code-box'><p>Python</p><pre><code>x</code></pre></div>", "Python\n\n```\nx\n```"),
+        ("<div class='code-box'><div>a.py</div><pre><code class='language-python'>x</code></pre></div>",
+         "a.py\n\n```python\nx\n```"),
+        ("<p>a</p><code class='!whitespace-pre language-c'>x</code>", "a\n\n```c\nx\n```"),
+        ("<pre><code><span class='linenumber'>1</span>x\n<span class='linenumber'>2</span>y</code></pre>",
+         "```\nx\ny\n```"),
+    ],
+)  # fmt: skip
+def test_labels_of_code_go_into_the_fence_and_text_stays_text(html, markdown):
+    assert html_to_markdown(html) == markdown
+
+
 def katex(tex: str, display: bool) -> str:
     drawing = (
         '<span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi>E</mi></mrow>'
@@ -230,7 +289,17 @@ def test_malformed_html_keeps_its_words(html, words):
 @pytest.mark.parametrize("depth", [300, 1_500, 5_000])
 @pytest.mark.parametrize(
     "tag",
-    ["<div>", "<b>", "<ul>", "<ul><li>", "<table><thead>", "<table><tr><td>", "<blockquote>", "<span class=katex>"],
+    [
+        "<div>",
+        "<b>",
+        "<ul>",
+        "<ul><li>",
+        "<table><thead>",
+        "<table><tr><td>",
+        "<blockquote>",
+        "<span class=katex>",
+        "<math><mrow>",
+    ],
 )
 def test_nesting_of_any_depth_keeps_the_text(tag, depth):
     markdown = html_to_markdown(tag * depth + "deep</p>after")

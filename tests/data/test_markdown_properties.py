@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from vicuna.data.config import MarkdownConfig
 from vicuna.data.markdown import html_to_markdown
+from vicuna.data.markdown.emphasis import with_delimiters
+from vicuna.data.markdown.escape import escape
+from vicuna.data.markdown.inline import _tidy
+from vicuna.data.markdown.pieces import BREAK, CLOSE, CODE, OPEN, RAW, TEXT
+from vicuna.data.markdown.plain import plain
+from vicuna.data.pages import to_text
 
 READER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 TRICKY = """word x_y __init__ * ** _ ~~ ~ ` `` ``` ~~~ < <div> </s> & &amp; &copy; # ## - + 1. 2) > | [x] [a](b) ![i](u)
@@ -37,6 +44,8 @@ inline = st.recursive(
 )
 paragraph = element("p", joined(inline, 4))
 code_block = code_text.map(lambda value: f"<pre><code>{html.escape(value, quote=False)}\n</code></pre>")
+cells = st.lists(element("td", joined(inline)), min_size=2, max_size=2).map(lambda pair: f"<tr>{''.join(pair)}</tr>")
+table = st.lists(cells, min_size=1, max_size=3).map(lambda rows: f"<table>{''.join(rows)}</table>")
 blocks = st.recursive(
     paragraph | code_block | element("h2", text.map(lambda value: value.replace("\n", " "))),
     lambda inner: st.one_of(
@@ -60,12 +69,52 @@ def code(page: str) -> list[str]:
     return [pre.get_text().removesuffix("\n") for pre in BeautifulSoup(page, "html.parser").find_all("pre")]
 
 
-@settings(max_examples=200, deadline=None)
-@given(joined(blocks))
-def test_a_reader_of_the_markdown_sees_the_text_and_the_code_of_the_page(page):
+def structure(page: str) -> list[str]:
+    """The page's blocks in order, paragraphs left out (tight lists have none)."""
+    names = ["ul", "ol", "li", "blockquote", "pre", "h2", "table", "tr"]
+    return [each.name for each in BeautifulSoup(page, "html.parser").find_all(names)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(joined(blocks | table))
+def test_a_reader_of_the_markdown_sees_the_text_the_code_and_the_blocks_of_the_page(page):
     again = READER.render(html_to_markdown(page))
     assert words(again) == words(page)
     assert code(again) == code(page)
+    assert structure(again) == structure(page)
+
+
+@settings(max_examples=200, deadline=None)
+@given(joined(blocks | table))
+def test_converting_what_was_converted_changes_nothing(page):
+    markdown = html_to_markdown(page)
+    for pages in ("chat", "any"):
+        assert to_text(markdown, "assistant", MarkdownConfig(pages=pages, debris=False)) == markdown
+
+
+kinds = st.sampled_from(["strong", "em", "del"])
+PLAINLY = """a bc 1 (x) , . : ! * _d e_f 2* & &amp; [q] ](r) < ~ - #"""
+plain_text = st.lists(st.sampled_from([*PLAINLY.split(), "\n", "-\n"]), max_size=4)
+piece = plain_text.map(lambda parts: (TEXT, " ".join(parts))) | st.sampled_from(
+    [(CODE, "c d"), (CODE, "`"), (RAW, "$x$"), (TEXT, "w"), (TEXT, " "), (BREAK, "")]
+)
+spans = st.recursive(
+    st.lists(piece, max_size=3),
+    lambda inner: st.one_of(
+        st.tuples(kinds, inner).map(lambda pair: [(OPEN, pair[0]), *pair[1], (CLOSE, pair[0])]),
+        inner.map(lambda parts: [(OPEN, "link"), *parts, (CLOSE, "](u)")]),
+        st.tuples(inner, inner).map(lambda pair: pair[0] + pair[1]),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(spans, st.booleans())
+def test_the_short_way_writes_what_the_long_way_would_have_written(pieces, lines):
+    line_break = "  \n" if lines else "<br>"
+    short = plain(pieces, lines=lines)
+    assert short is None or short == escape(with_delimiters(_tidy(pieces, line_break)))
 
 
 TAGS = """<div> </div> <p> </p> <ul> <li> </li> </ul> <table> <tr> <td> </table> <pre> </pre> <code> </code> <b> </b>

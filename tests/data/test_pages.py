@@ -74,5 +74,52 @@ def test_only_the_controls_own_debris_is_removed_from_text(text, clean):
     assert to_text(text, "user", MarkdownConfig(debris=False)) == text
 
 
-def test_conversion_can_be_switched_off():
-    assert to_text(PAGE, "assistant", MarkdownConfig(pages="never")) == PAGE
+ESCAPED = "&lt;div class=&quot;markdown prose&quot;&gt;&lt;p&gt;a &amp;lt; b&lt;/p&gt;&lt;/div&gt;"
+
+
+def test_a_page_that_was_escaped_as_a_whole_is_a_page():
+    assert to_text(ESCAPED, "assistant", MarkdownConfig()) == "a < b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Write {ESCAPED}",
+        f"{ESCAPED} like this",
+        f"{ESCAPED} <b>",
+        "&lt;div class=&quot;card&quot;&gt;a&lt;/div&gt;",
+        "&lt;p&gt;a&lt;/p&gt;",
+    ],
+)
+def test_text_that_only_holds_escaped_tags_is_left_alone(text):
+    assert to_text(text, "assistant", MarkdownConfig()) == text
+
+
+FOREIGN = "<h1>Bread</h1>\n<p>Mix <b>flour</b> and water.<br>Wait.</p>"
+
+
+def test_html_of_unknown_origin_is_converted_where_asked_for():
+    assert to_text(FOREIGN, "assistant", MarkdownConfig(pages="any")) == (
+        "# Bread\n\nMix **flour** and water.  \nWait."
+    )
+    assert to_text("<b>Bread</b> needs time.<br>", "assistant", MarkdownConfig()) == "<b>Bread</b> needs time.<br>"
+    assert to_text("<b>Bread</b> needs time.<br>", "assistant", MarkdownConfig(pages="any")) == "**Bread** needs time."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<div align="center">\n\n# Title\n\n</div>',
+        "<details>\n\n- a\n- b\n\n</details>",
+        "<b>Note</b>: use `x`",
+        "<T> is a type <p>",
+        "<p>\n```html\n<p></p>\n```\n</p>",
+        "a <p>b</p>",
+    ],
+)
+def test_markdown_that_begins_with_a_tag_is_no_html(text):
+    assert to_text(text, "assistant", MarkdownConfig(pages="any")) == text
+
+
+def test_what_people_type_is_never_read_as_html_of_unknown_origin():
+    assert to_text(FOREIGN, "user", MarkdownConfig(pages="any")) == FOREIGN

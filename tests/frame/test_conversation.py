@@ -15,9 +15,10 @@ from vicuna.conversation import (
     to_row,
     write_conversations,
 )
+from vicuna.data.writers import open_shard
 from vicuna.errors import InputError
 
-messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20))
+messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=20), st.booleans())
 conversations = st.builds(
     Conversation,
     id=st.text(min_size=1, max_size=8),
@@ -53,6 +54,24 @@ def test_names_of_the_roles_may_have_any_letter_case(user, assistant):
     assert [m.role for m in from_row(row, "f:1").messages] == ["user", "assistant"]
 
 
+@pytest.mark.parametrize(
+    "key", [{"train": False}, {"weight": 0}, {"weight": 0.0, "train": True}, {"train": False, "weight": 1}]
+)
+@pytest.mark.parametrize("layout", ["messages", "sharegpt"])
+def test_a_turn_may_say_that_it_is_not_to_be_learnt(key, layout):
+    names = ("messages", "role", "content") if layout == "messages" else ("conversations", "from", "value")
+    turns = [{names[1]: "user", names[2]: "a"}, {names[1]: "assistant", names[2]: "b", **key}]
+    found = from_row({"id": "c", names[0]: turns}, "f:1")
+    assert [message.train for message in found.messages] == [True, False]
+    assert [turn.get("train") for turn in to_row(found, layout)[names[0]]] == [None, False]
+
+
+@pytest.mark.parametrize("key", [{"train": True}, {"weight": 1}, {"train": None, "weight": None}])
+def test_turns_that_are_learnt_are_written_as_other_programs_expect_them(key):
+    found = from_row({"id": "c", "messages": [{"role": "assistant", "content": "b", **key}]}, "f:1")
+    assert to_row(found)["messages"] == [{"role": "assistant", "content": "b"}]
+
+
 @pytest.mark.parametrize("row", [{}, {"id": None, "source": None, "metadata": None}])
 def test_a_record_without_id_and_source_is_called_by_its_place(row):
     found = from_row({**row, "messages": []}, "f.jsonl:7")
@@ -65,6 +84,8 @@ def test_a_record_without_id_and_source_is_called_by_its_place(row):
         ({"id": "x", "text": "a"}, r"f:3: a record needs a list under `messages` or `conversations`"),
         ({"messages": [{"role": "robot", "content": "a"}]}, r"f:3: messages\[0\]: unknown role 'robot'; known: system"),
         ({"messages": [{"role": "user", "content": None}]}, r"f:3: messages\[0\]: a turn needs text under `content`"),
+        ({"messages": [{"role": "user", "content": "a", "train": "no"}]}, r"f:3: .*`train` is true or false; got 'no'"),
+        ({"messages": [{"role": "user", "content": "a", "weight": 0.5}]}, r"f:3: .*`weight` is 0 or 1; got 0.5"),
         ({"conversations": ["hi"]}, r"f:3: conversations\[0\]: a turn needs text under `value`"),
         ({"messages": [], "metadata": ["a"]}, r"f:3: `metadata` is an object; got a list"),
         ({"messages": [], "metadata": "a"}, r"f:3: `metadata` is an object; got a str"),
@@ -123,3 +144,39 @@ def test_a_valid_conversation_has_rounds():
     assert problems(valid) == []
     assert [(q.content, a.content) for q, a in valid.rounds()] == [("a", "b"), ("c", "d")]
     assert valid.system == ""
+
+
+@pytest.mark.parametrize("layout", ["messages", "sharegpt"])
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.zst", "parquet"])
+def test_every_format_of_the_data_stage_reads_back(tmp_path, ending, layout):
+    chats = [
+        Conversation(
+            id=f"c{n}",
+            messages=(Message("user", f"naïve {n}\n"), Message("assistant", "x" * n + "y", train=n % 2 == 0)),
+            source="raw.json[3]",
+            metadata={"model": "m", "nested": {"n": n}},
+        )
+        for n in range(300)
+    ]
+    path = tmp_path / f"00000.{ending}"
+    with open_shard(path, ending, layout, flags=True) as shard:
+        for each in chats:
+            shard.write(each)
+    assert list(read_conversations(path)) == chats
+
+
+@pytest.mark.parametrize("keep", [4, 20, -1])
+def test_a_compressed_file_that_breaks_off_is_an_error(tmp_path, keep):
+    path = tmp_path / "c.jsonl.zst"
+    with open_shard(path, "jsonl.zst", "messages") as shard:
+        shard.write(chat(("user", "a question"), ("assistant", "an answer")))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"cannot read .*c\.jsonl\.zst: .*breaks off"):
+        list(read_conversations(path))
+
+
+def test_a_table_that_is_none_is_an_error(tmp_path):
+    path = tmp_path / "c.parquet"
+    path.write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(InputError, match=r"cannot read .*c\.parquet"):
+        list(read_conversations(path))

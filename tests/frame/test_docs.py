@@ -8,7 +8,16 @@ import pytest
 
 from vicuna.config import load
 from vicuna.data.config import CleanConfig, SplitOnlyConfig
-from vicuna.data.sample.command import SampleConfig
+from vicuna.data.corpus.command import CorpusConfig
+from vicuna.data.fingerprint import FingerprintConfig
+from vicuna.data.tools.convert import ConvertConfig
+from vicuna.data.tools.extract import ExtractConfig
+from vicuna.data.tools.identity import IdentityConfig
+from vicuna.data.tools.inspect import InspectConfig
+from vicuna.data.tools.merge import MergeConfig
+from vicuna.data.tools.sample import SampleConfig
+from vicuna.data.tools.split_train_test import SplitTrainTestConfig
+from vicuna.data.tools.stats import StatsConfig
 from vicuna.eval.config import EvalConfig, ReportConfig, RescoreConfig
 from vicuna.quickstart.config import QuickstartConfig
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
@@ -20,7 +29,16 @@ COMMANDS = {
     ("vicuna", "quickstart"): QuickstartConfig,
     ("vicuna.data", "clean"): CleanConfig,
     ("vicuna.data", "split"): SplitOnlyConfig,
+    ("vicuna.data", "corpus"): CorpusConfig,
+    ("vicuna.data", "fingerprint"): FingerprintConfig,
+    ("vicuna.data", "stats"): StatsConfig,
+    ("vicuna.data", "inspect"): InspectConfig,
     ("vicuna.data", "sample"): SampleConfig,
+    ("vicuna.data", "split-train-test"): SplitTrainTestConfig,
+    ("vicuna.data", "merge"): MergeConfig,
+    ("vicuna.data", "convert"): ConvertConfig,
+    ("vicuna.data", "extract"): ExtractConfig,
+    ("vicuna.data", "identity"): IdentityConfig,
     ("vicuna.train", "tokenizer"): TokenizerConfig,
     ("vicuna.train", "init"): InitConfig,
     ("vicuna.train",): TrainConfig,

@@ -23,16 +23,18 @@ class Round:
     answers: tuple[str, ...]
     text_hash: str
     """SHA-256 of the messages as they were read, joined by line ends."""
+    train: bool = True
+    """Whether training learns the answer; a record may say that it is context only."""
 
     @property
     def user(self) -> str:
-        """The question (of a valid round)."""
-        return self.users[0]
+        """The question; "" where it is missing, several messages of an unrepaired round together."""
+        return self.users[0] if len(self.users) == 1 else "\n\n".join(self.users)
 
     @property
     def answer(self) -> str:
-        """The answer (of a valid round)."""
-        return self.answers[0]
+        """The answer; "" where it is missing, several messages of an unrepaired round together."""
+        return self.answers[0] if len(self.answers) == 1 else "\n\n".join(self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,16 @@ class Chat:
         """The same chat with these rounds only."""
         return replace(self, rounds=tuple(rounds))
 
+    def renamed(self, name: str) -> "Chat":
+        """The same chat under another id."""
+        return replace(self, id=name)
+
     def conversation(self, rounds: Sequence[Round] | None = None, name: str | None = None) -> Conversation:
-        """The chat, or some of its rounds under another id, as a conversation; all rounds must be valid."""
+        """The chat, or some of its rounds under another id, as a conversation."""
         messages = [Message("system", self.system)] if self.system is not None else []
         for each in self.rounds if rounds is None else rounds:
-            messages += [Message("user", each.user), Message("assistant", each.answer)]
+            messages += [Message("user", text) for text in each.users]
+            messages += [Message("assistant", text, train=each.train) for text in each.answers]
         return Conversation(
             id=self.id if name is None else name,
             messages=tuple(messages),
@@ -84,23 +91,25 @@ class Drop:
 def group(messages: Sequence[Message]) -> list[Round]:
     """Cut turns (without system messages) into rounds; see Round."""
     rounds: list[Round] = []
-    users: list[str] = []
-    answers: list[str] = []
+    users: list[Message] = []
+    answers: list[Message] = []
     for message in messages:
         if message.role == "user":
             if answers:
                 rounds.append(_round(len(rounds), users, answers))
                 users, answers = [], []
-            users.append(message.content)
+            users.append(message)
         else:
-            answers.append(message.content)
+            answers.append(message)
     if users or answers:
         rounds.append(_round(len(rounds), users, answers))
     return rounds
 
 
-def _round(index: int, users: list[str], answers: list[str]) -> Round:
-    return Round(index, tuple(users), tuple(answers), sha256_text("\n".join([*users, *answers])))
+def _round(index: int, users: Sequence[Message], answers: Sequence[Message]) -> Round:
+    asked, said = tuple(each.content for each in users), tuple(each.content for each in answers)
+    train = all(each.train for each in answers)
+    return Round(index, asked, said, sha256_text("\n".join([*asked, *said])), train)
 
 
 def from_conversation(conversation: Conversation, file: str, position: str) -> Chat:

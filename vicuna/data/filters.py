@@ -2,53 +2,20 @@
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 
+from vicuna.data import boilerplate, soup
 from vicuna.data.chat import Chat, Drop, Round
 from vicuna.data.config import QualityConfig, ValidityConfig
+from vicuna.data.phrases import Phrases
+from vicuna.data.repetition import repetition, without_code
 
 Result = tuple[Chat, list[Drop]]
 """The chat with the rounds that stay, and why the others do not."""
+Fault = tuple[str, str]
+"""Reason and detail."""
 
 _INVISIBLE = re.compile(r"[\s\u200b-\u200f\u2060\ufeff\u00ad]*\Z")
-
-_ERRORS = (
-    r"too many requests in 1 hour\. try again later\.?",
-    r"network error",
-    r"something went wrong(?:\.|,)? ?(?:if this issue persists please contact us .*|please try .*)?",
-    r"an error occurred\. (?:either the engine you requested|if this issue persists).*",
-    r"there was an error generating a response\.?",
-    r"hmm\.* ?something seems to have gone wrong\.?.*",
-    r"the server (?:had an error while processing your request|is currently overloaded).*",
-    r"(?:chatgpt is|we're) (?:at capacity|experiencing exceptionally high demand).*",
-    r"you(?:'|’)ve reached (?:our|the) (?:current )?(?:usage cap|limit of messages).*",
-    r"only one message at a time\. please allow any other responses to complete.*",
-    r"the message you submitted was too long.*",
-    r"error in (?:body|input) stream\.?",
-    r"(?:request timed out|failed to fetch|gateway time-?out)\.?",
-    r"unable to load conversation.*",
-)
-"""Messages that chat pages of 2022 to 2025 showed in the answer's place; each must be a whole paragraph."""
-_ERROR = re.compile(
-    r"(?:.*\n\s*\n)?\s*(?:\(!\)|!|[(\[])?(?:" + "|".join(_ERRORS) + r")[)\]]?\s*", re.IGNORECASE | re.DOTALL
-)
-_ERROR_HINT = re.compile(
-    "error|went wrong|too many requests|capacity|demand|overloaded|usage cap|limit of messages|one message at a time"
-    "|too long|timed out|failed to fetch|time-?out|unable to load",
-    re.IGNORECASE,
-)
-
-_REFUSAL = re.compile(
-    r"\s*(?:i(?:'|’)?m (?:very )?sorry,? (?:but )?|i apologi[sz]e,? (?:but )?|unfortunately,? )?"
-    r"(?:as an? (?:(?:ai|artificial intelligence)(?: language)?|(?:large )?language) model|"
-    r"i(?: am|'m|’m) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b.{0,40}"
-    r"(?:and|so) (?:i )?(?:cannot|can't|can’t|do not|don't|don’t)|"
-    r"i(?: am|'m|’m) (?:not able|unable) to (?:assist|help|provide|fulfill|comply)|"
-    r"i (?:cannot|can't|can’t) (?:assist|help|provide|fulfill|comply)\b)",
-    re.IGNORECASE,
-)
-_WINDOW = 8
 
 
 def is_empty(text: str) -> bool:
@@ -73,7 +40,7 @@ def valid(chat: Chat, config: ValidityConfig) -> Result:
         drops.append(Drop("validity", "answer before the first question", round=rounds.pop(0)))
     if rounds and not rounds[-1].answers:
         if not config.drop_trailing_question:
-            return _none(chat, "ends with a question")
+            return _none(chat.with_rounds(rounds), "ends with a question", drops)
         drops.append(Drop("validity", "question without an answer", round=rounds.pop()))
     if any(len(each.users) > 1 or len(each.answers) > 1 for each in rounds):
         if not config.merge_repeats:
@@ -85,14 +52,15 @@ def valid(chat: Chat, config: ValidityConfig) -> Result:
             drops.append(Drop("validity", f"empty {side}", round=each))
             drops += [Drop("validity", "after an empty message", round=rest) for rest in rounds[at + 1 :]]
             return chat.with_rounds(rounds[:at]), drops
-    return chat.with_rounds(rounds), drops
+    return chat.with_rounds(rounds) if drops or config.merge_repeats else chat, drops
 
 
 def good(chat: Chat, config: QualityConfig) -> Result:
     """Keep the rounds that teach something: no error messages, blocked words, boilerplate or endless repetition."""
+    checks = _checks(config)
     kept, drops = [], []
     for each in chat.rounds:
-        reason, detail = _fault(each, config)
+        reason, detail = next((fault for check in checks if (fault := check(each))), ("", ""))
         if reason:
             drops.append(Drop("quality", reason, detail, each))
         else:
@@ -101,7 +69,7 @@ def good(chat: Chat, config: QualityConfig) -> Result:
     if kept and size < config.min_characters:
         drops += [Drop("quality", "conversation too short", f"{size} characters", each) for each in kept]
         kept = []
-    return chat.with_rounds(kept), drops
+    return (chat.with_rounds(kept) if drops else chat), drops
 
 
 def _none(chat: Chat, reason: str, drops: Iterable[Drop] = ()) -> Result:
@@ -114,50 +82,96 @@ def _merged(each: Round) -> Round:
     return Round(each.index, ("\n\n".join(users),), ("\n\n".join(answers),), each.text_hash)
 
 
-def _fault(each: Round, config: QualityConfig) -> tuple[str, str]:
-    """(reason, detail) why a round should go; empty strings for a good one."""
-    if config.errors and is_error(each.answer):
-        return "error message instead of an answer", ""
-    if config.refusals and _REFUSAL.match(each.answer):
-        return "refusal boilerplate", ""
+# ------------------------------------------------------------------------------------------------ quality checks
+Check = Callable[[Round], Fault | None]
+
+
+@functools.lru_cache(8)
+def _checks(config: QualityConfig) -> tuple[Check, ...]:
+    """The checks that are switched on, in the order in which they may name their reason."""
+    found: list[Check] = []
+    for wanted, reason, test in (
+        (config.errors, "error message instead of an answer", boilerplate.is_error),
+        (config.refusals, "refusal", boilerplate.is_refusal),
+        (config.boilerplate, "speaks as a language model", boilerplate.speaks_as_model),
+        (config.moralizing, "moralizing", boilerplate.moralizes),
+        (config.stuck_lists, "list stuck at 1", _is_stuck),
+    ):
+        if wanted:
+            found.append(_answer_check(reason, test))
     if config.blocked:
-        found = _blocked(config.blocked)(each.user) or _blocked(config.blocked)(each.answer)
-        if found:
-            return "blocked word", found[0].lower()
-    if config.repetition < 1 and (share := repeated_share(each.answer)) > config.repetition:
-        return "repetition", f"{share:.2f}"
-    return "", ""
+        found.append(_blocked_check(Phrases(config.blocked)))
+    if config.same_digit:
+        found.append(_digit_check(config.same_digit))
+    if config.repetition < 1 or config.repeated_lines < 1 or config.loop:
+        found.append(functools.partial(_repeats, config=config))
+    if config.garbled < 1:
+        found.append(functools.partial(_is_garbled, most=config.garbled))
+    if config.blobs < 1:
+        found.append(functools.partial(_is_blob, most=config.blobs))
+    return tuple(found)
 
 
-def is_error(answer: str) -> bool:
-    """Whether an answer is, or ends in, an error message of the page."""
-    tail = answer[-400:]
-    if not _ERROR_HINT.search(tail):
+def _answer_check(reason: str, test: Callable[[str], bool]) -> Check:
+    return lambda each: (reason, "") if test(each.answer) else None
+
+
+def _blocked_check(words: Phrases) -> Check:
+    def check(each: Round) -> Fault | None:
+        found = words.find(each.user) or words.find(each.answer)
+        return ("blocked word", found) if found else None
+
+    return check
+
+
+def _digit_check(most: int) -> Check:
+    search = re.compile(rf"(\d)\1{{{most},}}").search
+
+    def check(each: Round) -> Fault | None:
+        if not any(digit * (most + 1) in each.answer for digit in "0123456789"):
+            return None
+        found = search(without_code(each.answer))
+        return ("one digit over and over", found[0][:20]) if found else None
+
+    return check
+
+
+def _repeats(each: Round, config: QualityConfig) -> Fault | None:
+    found = repetition(each.answer)
+    if config.loop and found.loop > config.loop:
+        return "repetition", f"one line {found.loop} times"
+    if found.lines > config.repeated_lines:
+        return "repetition", f"{found.lines:.2f} of the lines"
+    if found.words > config.repetition:
+        return "repetition", f"{found.words:.2f} of the words"
+    return None
+
+
+def _is_garbled(each: Round, most: float) -> Fault | None:
+    share = max(soup.garbled_share(each.user), soup.garbled_share(each.answer))
+    return ("broken characters", f"{share:.2f} of the words") if share > most else None
+
+
+def _is_blob(each: Round, most: float) -> Fault | None:
+    share = soup.blob_share(each.answer)
+    return ("no text", f"{share:.2f} of the characters") if share > most else None
+
+
+def _is_stuck(answer: str) -> bool:
+    """Whether two items numbered 1 follow each other with nothing but code between them."""
+    if answer.count("\n1. ") + answer.startswith("1. ") < 2:
         return False
-    return _ERROR.fullmatch(tail) is not None
-
-
-@functools.cache
-def _blocked(words: tuple[str, ...]) -> Callable[[str], re.Match[str] | None]:
-    # longest first, so that the detail names the whole phrase; \w edges, so that "ass" is not found in "class"
-    each = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{each})(?!\w)", re.IGNORECASE).search
-
-
-def repeated_share(text: str) -> float:
-    """Share of the words that lie in a stretch of 8 words which comes more than once; 0 for short texts.
-
-    Source: the duplicate n-gram rule of MassiveText (Rae et al. 2021, Gopher), on words and for one answer.
-    """
-    words = text.split()
-    if len(words) < 4 * _WINDOW:
-        return 0.0
-    grams = [tuple(words[at : at + _WINDOW]) for at in range(len(words) - _WINDOW + 1)]
-    counts = Counter(grams)
-    if len(counts) == len(grams):
-        return 0.0
-    covered = bytearray(len(words))
-    for at, gram in enumerate(grams):
-        if counts[gram] > 1:
-            covered[at : at + _WINDOW] = b"\x01" * _WINDOW
-    return sum(covered) / len(words)
+    after_item = code_between = in_code = False
+    for line in answer.split("\n"):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+            code_between = after_item
+        elif in_code or not line.strip():
+            continue
+        elif line.startswith("1. "):
+            if code_between:
+                return True
+            after_item = True
+        elif not line.startswith("  "):
+            after_item = code_between = False
+    return False

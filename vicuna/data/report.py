@@ -1,12 +1,15 @@
 """What a run did, for people: a table in the terminal and a page with charts and examples."""
 
+import bisect
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vicuna.data.ledger import Books
-from vicuna.data.stages import Example
+from vicuna.data.outcome import Example
+from vicuna.data.verdicts import Decision
 from vicuna.files import write_text
 from vicuna.manifest import Manifest
 from vicuna.page import COLOURS, Section, cards, figure, new_figure, page, table
@@ -42,7 +45,7 @@ def _account(facts: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [("read", facts["rounds_in"]), *dropped, ("kept", facts["rounds_kept"])]
 
 
-def write_report(path: Path, books: Books, facts: Mapping[str, Any], examples: Sequence[Example]) -> None:
+def write_report(path: Path, books: Books, decision: Decision, facts: Mapping[str, Any]) -> None:
     """Write the page: counts, charts, and messages before and after."""
     lead = cards(
         [
@@ -59,7 +62,12 @@ def write_report(path: Path, books: Books, facts: Mapping[str, Any], examples: S
     if books.languages:
         sections.append(Section("Languages", _languages(books)))
     sections.append(Section("Sources", _sources(books)))
-    if examples:
+    if decision.sizes:
+        sections.append(Section("Near-duplicates", _near(decision)))
+    if books.replaced:
+        sections.append(Section("Personal data", _replaced(books)))
+    if books.examples:
+        examples = sorted(books.examples, key=lambda each: each.kind)
         sections.append(Section("Before and after", "".join(map(_example, examples))))
     write_text(path, page("Cleaned conversations", sections, lead=lead))
 
@@ -81,11 +89,12 @@ def _drops(books: Books) -> str:
         return "<p>None.</p>"
     rows = sorted(books.dropped.items(), key=lambda item: (-item[1], item[0]))
     total = max(books.rounds_in, 1)
-    cells = [(stage, reason, n, f"{n / total:.1%}") for (stage, reason), n in rows]
+    cells = [(*name.partition(": ")[::2], n, f"{n / total:.1%}") for name, n in rows]
+    of_stage = [name.partition(": ")[0] for name, _ in rows]
     drawing, axes = new_figure(8, 0.6 + 0.3 * len(rows))
-    stages = sorted({stage for (stage, _), _ in rows})
-    colours = [COLOURS[stages.index(stage) % len(COLOURS)] for (stage, _), _ in rows]
-    axes.barh([f"{stage}: {reason}" for (stage, reason), _ in rows], [n for _, n in rows], color=colours)
+    stages = sorted(set(of_stage))
+    colours = [COLOURS[stages.index(stage) % len(COLOURS)] for stage in of_stage]
+    axes.barh([name for name, _ in rows], [n for _, n in rows], color=colours)
     axes.invert_yaxis()
     axes.set_xlabel("rounds")
     return table(("stage", "reason", "rounds", "share"), cells) + figure(drawing, "Dropped rounds by reason")
@@ -93,25 +102,51 @@ def _drops(books: Books) -> str:
 
 def _lengths(books: Books, facts: Mapping[str, Any]) -> str:
     lengths = sorted(books.tokens)
-    marks = [(f"{share:.0%}", lengths[min(int(share * len(lengths)), len(lengths) - 1)]) for share in (0.1, 0.5, 0.9)]
+    below = list(itertools.accumulate(books.tokens[length] for length in lengths))
+    marks = [(f"{share:.0%}", lengths[bisect.bisect_left(below, share * below[-1])]) for share in (0.1, 0.5, 0.9)]
     drawing, axes = new_figure()
-    axes.hist(lengths, bins=40, range=(0, facts["max_length"]))
+    weights = [books.tokens[length] for length in lengths]
+    axes.hist(lengths, bins=40, range=(0, facts["max_length"]), weights=weights)
     axes.set_xlabel(f"tokens in a sample ({facts['template']}, at most {facts['max_length']})")
     axes.set_ylabel("samples")
-    rows = [("shortest", lengths[0]), *((f"{name} are below", n) for name, n in marks), ("longest", lengths[-1])]
-    return table(("", "tokens"), [*rows, ("all samples", sum(lengths))]) + figure(drawing, "Length of the samples")
+    rows = [("shortest", lengths[0]), *((f"{name} are no longer", n) for name, n in marks), ("longest", lengths[-1])]
+    return table(("", "tokens"), [*rows, ("all samples", facts["tokens"])]) + figure(drawing, "Length of the samples")
 
 
 def _languages(books: Books) -> str:
     rows = sorted(books.languages.items(), key=lambda item: (-item[1], item[0]))
+    cells = [(code or "too little prose to tell", n) for code, n in rows]
     note = "<p>Of the conversations that reached the language filter; told from prose, code left out.</p>"
-    return note + table(("language", "conversations"), [(code or "too little prose to tell", n) for code, n in rows])
+    return note + _bars(("language", "conversations"), cells, "Conversations by language")
 
 
 def _sources(books: Books) -> str:
-    files = sorted({name for name, _ in books.sources})
-    rows = [(name, books.sources[name, "in"], books.sources[name, "kept"]) for name in files]
+    rows = [(name, books.read[name], books.kept[name]) for name in sorted(books.read)]
     return table(("file", "rounds read", "rounds kept"), rows)
+
+
+def _near(decision: Decision) -> str:
+    clusters, together = sum(decision.sizes.values()), sum(size * n for size, n in decision.sizes.items())
+    note = f"<p>{clusters:,} clusters hold {together:,} conversations; one of each stays.</p>"
+    cells = [(f"{size} conversations", n) for size, n in sorted(decision.sizes.items())]
+    shown = [(ids[0], ", ".join(ids[1:11]) + (", ..." if len(ids) > 11 else "")) for ids in decision.shown]
+    largest = table(("stays", "dropped in its favour"), shown)
+    return note + _bars(("size", "clusters"), cells, "Clusters of near-duplicates by size") + largest
+
+
+def _replaced(books: Books) -> str:
+    rows = sorted(books.replaced.items(), key=lambda item: (-item[1], item[0]))
+    return _bars(("kind", "placeholders"), rows, "Personal data replaced by placeholders")
+
+
+def _bars(headers: tuple[str, str], rows: Sequence[tuple[str, int]], title: str) -> str:
+    """A table and, for its first 20 rows, the same as bars."""
+    shown = rows[:20]
+    drawing, axes = new_figure(8, 0.8 + 0.3 * len(shown))
+    axes.barh([name for name, _ in shown], [n for _, n in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(headers[1])
+    return table(headers, rows) + figure(drawing, title)
 
 
 def _example(example: Example) -> str:

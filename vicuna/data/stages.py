@@ -1,101 +1,159 @@
-"""What happens to one record: read → markdown → validity → quality → language → split. Pure, so it runs anywhere."""
+"""The stages of one record, in the order of the settings. Pure but for what they load, so they run anywhere."""
 
+import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from vicuna.conversation import ROLES, Conversation, Message, from_row
-from vicuna.data import dedup, filters, language, pages
-from vicuna.data.chat import Chat, Drop, Round, from_conversation
-from vicuna.data.config import CleanConfig
+from vicuna.data import decontaminate, filters, language, pages, personal, toxicity
+from vicuna.data.chat import Chat, Drop, from_conversation
+from vicuna.data.config import CleanConfig, Stage
+from vicuna.data.outcome import Example, Outcome
 from vicuna.data.pages import is_page
-from vicuna.data.sources import Record, whole_text
+from vicuna.data.sources import rows
+from vicuna.data.sources.record import Record, whole_text
+from vicuna.data.sources.turns import RowError
 from vicuna.data.split import Piece, Splitter
-from vicuna.errors import InputError
 from vicuna.files import sha256_text
 
 EXAMPLE_LIMIT = 3_000
 """Characters of HTML that a before/after example of the report may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One converted message, for the report."""
-
-    kind: str
-    """What is in it: code, formula, table, list or text."""
-    where: str
-    before: str
-    after: str
+# ------------------------------------------------------------------------------------------------ in what order
+def before_dedup(config: CleanConfig) -> tuple[Stage, ...]:
+    """The stages that are switched on and come before the duplicates are known."""
+    return tuple(_enabled(config))[: _place(config)]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All that became of one record."""
-
-    chat: Chat
-    """The chat with the rounds that stay."""
-    rounds_in: int
-    """Rounds that were read; a record without rounds counts as one."""
-    drops: list[Drop] = field(default_factory=list)
-    pieces: list[Piece] = field(default_factory=list)
-    key: bytes = b""
-    """Equal for equal conversations."""
-    language: str = ""
-    languages_known: bool = False
-    """Whether the language stage saw the chat."""
-    record_hash: str = ""
-    """SHA-256 of a record without rounds."""
-    mapped: Mapping[str, int] = field(default_factory=dict)
-    """Community role name → how many turns had it."""
-    example: Example | None = None
+def after_dedup(config: CleanConfig) -> tuple[Stage, ...]:
+    """The stages that are switched on and work on what is left then, but for the split."""
+    return tuple(each for each in tuple(_enabled(config))[_place(config) :] if each != "split")
 
 
-def process(record: Record, config: CleanConfig, splitter: Splitter | None) -> Outcome:
-    """Take one record through all stages that need no other record (deduplication does)."""
+def _place(config: CleanConfig) -> int:
+    """How many of the enabled stages come before `dedup` has its place."""
+    earlier = config.order[: config.order.index("dedup")]
+    return sum(getattr(config, each).enabled for each in earlier)
+
+
+def _enabled(config: CleanConfig) -> Iterator[Stage]:
+    for each in config.order:
+        if each != "dedup" and getattr(config, each).enabled:
+            yield each
+
+
+# ------------------------------------------------------------------------------------------------ what they do
+def begin(record: Record) -> Outcome:
+    """Make a record a chat; one that is none is dropped as it is read."""
+    where = record.file + record.position
     if record.problem:
-        return _unreadable(record, record.problem, record.text_hash)
+        reason = "file breaks off" if record.damaged else "malformed record"
+        return _unreadable(record, reason, record.problem, record.text_hash)
     try:
-        raw = from_row(record.row, record.file + record.position)
-    except InputError as error:
-        return _unreadable(record, str(error).removeprefix(f"{record.file}{record.position}: "), _row_hash(record.row))
-    chat = from_conversation(_storable(raw), record.file, record.position)
+        found = rows.reading(record.row, where)
+    except RowError as error:
+        return _unreadable(record, error.reason, str(error).removeprefix(f"{where}: "), _row_hash(record.row))
+    chat = from_conversation(found.conversation, record.file, record.position)
     if not chat.rounds:
-        return _unreadable(record, "no turns", _row_hash(record.row), raw.id)
-    rounds_in = len(chat.rounds)
-    converted = _converted(chat, config)
-    example = _example(chat, converted)
-    kept, drops = filters.valid(converted, config.validity)
-    kept, more = filters.good(kept, config.quality)
-    judged = bool(kept.rounds)
-    (kept, foreign), code = language.kept(kept, config.language)
-    drops = drops + more + foreign
-    pieces: list[Piece] = []
-    key = dedup.key(kept) if kept.rounds and config.dedup.exact else b""
-    if kept.rounds and splitter:
-        pieces, more = splitter(kept)
-        drops = drops + more
-    elif kept.rounds:
-        pieces = [Piece(kept.conversation(), None)]
-    return Outcome(kept, rounds_in, drops, pieces, key, code, judged, mapped=_mapped(record.row), example=example)
+        return _unreadable(record, "no turns", "", _row_hash(record.row), chat.id)
+    return Outcome(chat=chat, rounds_in=len(chat.rounds), mapped=found.mapped)
 
 
-def _unreadable(record: Record, problem: str, text_hash: str, chat_id: str = "") -> Outcome:
+def advance(outcome: Outcome, names: Sequence[Stage], config: CleanConfig) -> None:
+    """Run stages by name, in order, until no round is left."""
+    for name in names:
+        if not outcome.chat.rounds:
+            return
+        _STAGES[name](outcome, config)
+
+
+def cut(outcome: Outcome, config: CleanConfig) -> list[Piece]:
+    """The last stage: the samples of what is left, cut to the context where `split` is switched on."""
+    if not outcome.chat.rounds:
+        return []
+    if not config.split.enabled:
+        return [Piece(outcome.chat.conversation(), None, rounds=len(outcome.chat.rounds))]
+    pieces, drops = splitter(config)(outcome.chat)
+    outcome.drops += drops
+    return pieces
+
+
+def prepare(names: Sequence[Stage], config: CleanConfig) -> None:
+    """Load now what these stages would load at their first record, so that processes forked later share it."""
+    for name in names:
+        if name in _PREPARE:
+            _PREPARE[name](config)
+
+
+@functools.lru_cache(1)
+def splitter(config: CleanConfig) -> Splitter:
+    """Cuts chats with the tokenizer and the template of `config.model`."""
+    from vicuna.models.load import load_template, load_tokenizer
+
+    tokenizer = load_tokenizer(config.model.path)
+    template = load_template(config.model.path, config.model.template, tokenizer)
+    return Splitter(tokenizer, template, config.model.max_length, config.split)
+
+
+def _markdown(outcome: Outcome, config: CleanConfig) -> None:
+    before = outcome.chat
+    outcome.chat = _converted(before, config)
+    outcome.example = _example(before, outcome.chat)
+
+
+def _validity(outcome: Outcome, config: CleanConfig) -> None:
+    outcome.keep(filters.valid(outcome.chat, config.validity))
+
+
+def _quality(outcome: Outcome, config: CleanConfig) -> None:
+    outcome.keep(filters.good(outcome.chat, config.quality))
+
+
+def _language(outcome: Outcome, config: CleanConfig) -> None:
+    result, outcome.language = language.kept(outcome.chat, config.language)
+    outcome.keep(result)
+
+
+def _toxicity(outcome: Outcome, config: CleanConfig) -> None:
+    outcome.keep(toxicity.judged(outcome.chat, toxicity.scorer(config.toxicity), config.toxicity))
+
+
+def _personal(outcome: Outcome, config: CleanConfig) -> None:
+    outcome.chat, outcome.replaced = personal.scrubbed(outcome.chat, config.personal)
+
+
+def _decontaminate(outcome: Outcome, config: CleanConfig) -> None:
+    outcome.keep(decontaminate.decontaminated(outcome.chat, config.decontaminate))
+
+
+_STAGES: dict[Stage, Callable[[Outcome, CleanConfig], None]] = {
+    "markdown": _markdown,
+    "validity": _validity,
+    "quality": _quality,
+    "toxicity": _toxicity,
+    "language": _language,
+    "personal": _personal,
+    "decontaminate": _decontaminate,
+}
+_PREPARE: dict[Stage, Callable[[CleanConfig], object]] = {
+    "decontaminate": lambda config: decontaminate.prepare(config.decontaminate),
+    "toxicity": lambda config: toxicity.scorer(config.toxicity),
+    "split": splitter,
+}
+
+
+# ------------------------------------------------------------------------------------------------ details
+def _unreadable(record: Record, reason: str, detail: str, text_hash: str, chat_id: str = "") -> Outcome:
     where = record.file + record.position
     chat = Chat(id=chat_id or where, file=record.file, position=record.position, source=where, rounds=())
-    reason = "no turns" if problem == "no turns" else "file breaks off" if record.damaged else "malformed record"
-    detail = "" if problem == reason else problem
-    return Outcome(chat, 1, [Drop("read", reason, detail)], record_hash=text_hash)
+    drop = Drop("read", reason, whole_text(detail))
+    return Outcome(chat=chat, rounds_in=1, drops=[drop], record_hash=text_hash)
 
 
 def _row_hash(row: Any) -> str:
-    return sha256_text(json.dumps(row, ensure_ascii=False, sort_keys=True))
-
-
-def _storable(raw: Conversation) -> Conversation:
-    messages = tuple(Message(each.role, whole_text(each.content)) for each in raw.messages)
-    return replace(raw, id=whole_text(raw.id), messages=messages)
+    return sha256_text(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str))
 
 
 def _converted(chat: Chat, config: CleanConfig) -> Chat:
@@ -104,18 +162,8 @@ def _converted(chat: Chat, config: CleanConfig) -> Chat:
     for each in chat.rounds:
         users = tuple(pages.to_text(text, "user", config.markdown) for text in each.users)
         answers = tuple(pages.to_text(text, "assistant", config.markdown) for text in each.answers)
-        rounds.append(Round(each.index, users, answers, each.text_hash))
+        rounds.append(replace(each, users=users, answers=answers))
     return replace(chat, system=system, rounds=tuple(rounds))
-
-
-def _mapped(row: Any) -> dict[str, int]:
-    """Which role names were other than our own and ShareGPT's."""
-    names: dict[str, int] = {}
-    for turn in row.get("conversations") or row.get("messages") or ():
-        name = str(turn.get("from", turn.get("role")))
-        if name not in ("system", "user", "assistant", "human", "gpt") and name.lower() in ROLES:
-            names[name] = names.get(name, 0) + 1
-    return names
 
 
 def _example(before: Chat, after: Chat) -> Example | None:

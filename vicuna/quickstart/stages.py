@@ -43,7 +43,7 @@ def build_stages(config: QuickstartConfig) -> list[Stage]:
     base, tuned = out / "base", out / "tuned"
     tiny = ["--config", str(CONFIGS / "train" / "tiny.yaml"), "--seed", seed, "--model.max_length", context]
     return [
-        Stage("sample corpus", ["data", "sample", "--out", str(raw), "--seed", seed,
+        Stage("sample corpus", ["data", "corpus", "--out", str(raw), "--seed", seed,
                                 "--conversations", str(size.conversations)], raw),
         Stage("clean", ["data", "clean", str(raw / "raw.json"), "--config", str(CONFIGS / "data" / "quickstart.yaml"),
                         "--out", str(clean)], clean),

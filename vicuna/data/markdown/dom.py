@@ -1,0 +1,119 @@
+"""lxml's elements as a chat page means them: what shows text, and what only belongs to the page around an answer."""
+
+import functools
+from collections.abc import Iterator
+from typing import cast
+
+from lxml import etree
+
+from vicuna.data.debris import COUNTER
+
+Element = etree._Element
+
+UNSEEN = frozenset({"button", "svg", "script", "style", "iframe", "noscript", "template", "select", "head", "mat-icon"})
+"""Elements that show no text of the answer: controls, drawings, programs."""
+_CLOSED = ("button", "svg", "iframe")
+_CONTENT = ("p", "pre", "ul", "ol", "li", "table", "td", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6")
+_NOT_PLAIN = (*sorted(UNSEEN), "br")
+
+_CONTROLS = (
+    ("sr-only", "//*[contains(concat(' ', normalize-space(@class), ' '), ' sr-only ')]"),
+    ("visually-hidden", "//*[contains(@class, 'visually-hidden')]"),
+    ('role="button"', "//div[@role='button'] | //span[@role='button']"),
+    ("linenumber", "//span[contains(@class, 'linenumber')]"),
+    ("line-number", "//span[contains(@class, 'line-number')]"),
+    ("code-block-decoration footer", "//div[contains(@class, 'code-block-decoration footer')]"),
+    ("data-footnote-backref", "//a[@data-footnote-backref]"),
+)
+"""(what the page's source holds, where they are) for controls that are no elements of their own: text for screen
+readers, buttons made of other elements, line numbers, the warning under Gemini's code, the arrow after a footnote."""
+
+
+def classes(element: Element) -> str:
+    """The `class` attribute; an empty string where there is none."""
+    return element.get("class") or ""
+
+
+def is_debris(element: Element) -> bool:
+    """Whether the element is part of the page around the answer."""
+    return element.tag in UNSEEN or (element.tag == "input" and element.get("type") != "checkbox")
+
+
+def hide_controls(root: Element, html: str) -> None:
+    """Make every control in the tree one of the `UNSEEN` elements; `html` is the tree's source.
+
+    A control that holds paragraphs lost its end, and what it swallowed is the page's text; that one is none.
+    """
+    for mark, path in _CONTROLS:
+        if mark in html:
+            for control in cast("list[Element]", _finder(path)(root)):
+                if not _swallowed(control):
+                    control.tag = "template"
+    for name in _CLOSED:
+        if html.count(f"<{name}") > html.count(f"</{name}"):
+            for control in root.iter(name):
+                if _swallowed(control):
+                    control.tag = "span"
+
+
+def _swallowed(control: Element) -> bool:
+    return next(control.iterdescendants(*_CONTENT), None) is not None
+
+
+@functools.cache
+def _finder(path: str) -> etree.XPath:
+    return etree.XPath(path)
+
+
+def is_counter(element: Element) -> bool:
+    """Whether this is the page's own `2 / 3` counter: a bare `div` or `span` that stands before something else."""
+    if element.tag not in ("div", "span") or element.getnext() is None:
+        return False
+    bare = all(child.tag in UNSEEN for child in element)
+    return bare and bool(COUNTER.match(visible_text(element)))
+
+
+def visible_text(element: Element) -> str:
+    """All text inside, without buttons and drawings; `br` is a line break."""
+    if not len(element):
+        return element.text or ""
+    if next(element.iterdescendants(*_NOT_PLAIN), None) is None:
+        return etree.tostring(element, method="text", encoding="unicode", with_tail=False)
+    return "".join(_visible(element))
+
+
+def _visible(element: Element) -> Iterator[str]:
+    stack: list[tuple[Element, bool]] = [(element, True)]
+    while stack:
+        node, entering = stack.pop()
+        if not entering:
+            yield node.tail or ""
+            continue
+        if node is not element:
+            stack.append((node, False))
+        if not isinstance(node.tag, str) or node.tag in UNSEEN:
+            continue
+        if node.tag == "br":
+            yield "\n"
+        yield node.text or ""
+        stack.extend((child, True) for child in reversed(node))
+
+
+def text_around(outer: Element, inner: Element) -> tuple[str, str]:
+    """The visible text of `outer` before and after `inner`, which stands somewhere in it."""
+    sides: tuple[list[str], list[str]] = ([], [])
+    side = 0
+    stack: list[tuple[Element, bool]] = [(outer, True)]
+    while stack:
+        node, entering = stack.pop()
+        if not entering:
+            sides[side].append(node.tail or "")
+            continue
+        if node is not outer:
+            stack.append((node, False))
+        if node is inner:
+            side = 1
+        elif isinstance(node.tag, str) and node.tag not in UNSEEN:
+            sides[side].append(node.text or "")
+            stack.extend((child, True) for child in reversed(node))
+    return "".join(sides[0]), "".join(sides[1])

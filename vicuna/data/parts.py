@@ -1,0 +1,38 @@
+"""A file of named parts, each read by itself: what a step leaves for the next. Whole or absent, and checked by CRC."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vicuna.errors import InputError
+from vicuna.files import replacing
+
+Array = np.ndarray[Any, Any]
+
+
+def write_parts(path: Path, parts: Mapping[str, Array | bytes]) -> None:
+    """Write arrays and byte strings under their names, uncompressed."""
+    arrays = {name: np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part for name, part in parts.items()}
+    with replacing(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes **kwds for allow_pickle
+
+
+def read_part(path: Path, name: str) -> Array:
+    """One part as an array (of bytes, where bytes were written).
+
+    Raises:
+        InputError: the file was changed or damaged after it was written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as parts:
+            return np.asarray(parts[name])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {path}: {error}; remove the folder {path.parent} and start again") from error
+
+
+def read_bytes(path: Path, name: str) -> bytes:
+    """One part that was written as bytes."""
+    return read_part(path, name).tobytes()

@@ -1,0 +1,60 @@
+"""Finding whole words and phrases of a list in a text, quickly, and in scripts that write no spaces too."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+_SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+)
+_HANGUL = "\u1100-\u11ff\uac00-\ud7af"
+_MARKS = "\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
+"""Vowel signs and accents of their own, which `\\w` leaves out although words go on with them."""
+_IN_WORD = rf"(?:[^\W{_SPACELESS}{_HANGUL}]|[{_MARKS}])"
+_NO_SPACES = re.compile(f"[{_SPACELESS}]")
+_KOREAN = re.compile(f"[{_HANGUL}]")
+_NOT_ASCII_WORD = bytes(each if chr(each).isalnum() and each < 128 else 32 for each in range(256))
+
+
+class Phrases:
+    """Words and phrases to look for, in any letter case.
+
+    A word counts only where no letter or digit touches it: "ass" is not in "class". Chinese, Japanese, Thai and other
+    scripts write no spaces between words, so there an entry counts wherever it stands, and their characters may touch
+    a word of another script. A Korean word may have particles after it.
+    """
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        folded = {" ".join(each.casefold().split()) for each in entries} - {""}
+        longest_first = sorted(folded, key=lambda each: (-len(each), each))  # so that the whole phrase is named
+        self._search = re.compile("|".join(map(_pattern, longest_first)) if folded else r"(?!)")
+        first = {each: _ascii_words(each.encode()) if each.isascii() else [] for each in folded}
+        self._ascii = frozenset(words[0] for words in first.values() if words)
+        self._others = tuple(sorted(each.split()[0] for each, words in first.items() if not words))
+
+    def find(self, text: str) -> str:
+        """The first entry in the text, in lower case; "" if there is none."""
+        return next(self.each(text), "")
+
+    def each(self, text: str) -> Iterator[str]:
+        """Every place of an entry in the text, from left to right, without overlaps."""
+        folded = text.casefold()
+        # A cheap look first: without the first word of an entry there is no entry. Letters that are not ASCII only cut
+        # words here, so nothing is missed, and what is found wrongly the exact search drops.
+        if self._ascii.isdisjoint(_ascii_words(folded.encode("ascii", "replace"))) and not any(
+            each in folded for each in self._others
+        ):
+            return
+        for match in self._search.finditer(folded):
+            yield " ".join(match[0].split())
+
+
+def _ascii_words(text: bytes) -> list[bytes]:
+    return text.translate(_NOT_ASCII_WORD).split()
+
+
+def _pattern(entry: str) -> str:
+    before = "" if _NO_SPACES.match(entry) else f"(?<![{_HANGUL}])" if _KOREAN.match(entry) else f"(?<!{_IN_WORD})"
+    after = "" if _NO_SPACES.match(entry[-1]) or _KOREAN.match(entry[-1]) else f"(?!{_IN_WORD})"
+    return before + r"\s+".join(map(re.escape, entry.split())) + after
