@@ -180,10 +180,17 @@ def _marks_spaces(normalizer: Mapping[str, Any] | None) -> bool:
     return replaces in parts and all(part == replaces or part["type"] == "Prepend" for part in parts)
 
 
+def _knows_all_bytes(model: Mapping[str, Any]) -> bool:
+    """Whether there is a token for every character, so that none is unknown."""
+    return bool(model.get("byte_fallback")) and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256))
+
+
 def _keeps_words_apart(model: Mapping[str, Any]) -> bool:
     plain = not (model.get("dropout") or model.get("ignore_merges") or model.get("continuing_subword_prefix")
                  or model.get("end_of_word_suffix"))  # fmt: skip
-    if model["type"] != "BPE" or not plain or model["unk_token"] is None or "\u2581" not in model["vocab"]:
+    if model["type"] != "BPE" or not plain or "\u2581" not in model["vocab"]:
+        return False
+    if model["unk_token"] is None and not _knows_all_bytes(model):
         return False
     made = ("".join(pair) if isinstance(pair, list) else pair.replace(" ", "") for pair in model["merges"])
     return not any("\u2581" in token.lstrip("\u2581") for token in made)

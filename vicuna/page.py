@@ -25,6 +25,10 @@ th{font-weight:600}td.number,th.number{text-align:right}
 figure{margin:14px 0}figure svg{max-width:100%;height:auto}
 pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px;overflow:auto;
  white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,Menlo,Consolas,monospace;margin:6px 0}
+table.bars{display:table;width:100%}td.bar{width:45%;min-width:90px;padding-right:0;vertical-align:middle}
+td.bar i{display:block;height:12px;border-radius:3px;background:var(--mark);min-width:1px}
+svg.columns{background:none!important;width:100%;fill:var(--mark);font-size:12px}svg.columns text{fill:var(--soft)}
+svg.columns line{stroke:var(--line)}
 .cards{display:flex;flex-wrap:wrap;gap:12px;margin:14px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px 16px;min-width:130px}
 .card b{display:block;font-size:22px;line-height:1.3}.card span{color:var(--soft);font-size:13px}
@@ -71,6 +75,60 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
     lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{cells('th', headers)}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def bars(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], values: Sequence[float], colours: Sequence[str] = ()
+) -> str:
+    """A table like `table` whose rows end in bars.
+
+    Args:
+        headers, rows: as in `table`, without the bars.
+        values: length of each row's bar, in any unit; at least 0.
+        colours: of each row's bar; the house colour where there are none.
+    """
+    most = max(values, default=0) or 1
+    ends = []
+    for at, value in enumerate(values):
+        colour = f";background:{colours[at]}" if colours else ""
+        ends.append(f'<td class="bar"><i style="width:{100 * value / most:.1f}%{colour}"></i></td></tr>')
+    parts = table((*headers, ""), [(*row, "") for row in rows]).split("<td></td></tr>")
+    drawn = "".join(part + end for part, end in zip(parts, [*ends, ""], strict=True))
+    return drawn.replace("<table>", '<table class="bars">', 1)
+
+
+def columns(counts: Sequence[int], start: float, end: float, what: str, of: str, caption: str = "") -> str:
+    """A histogram as inline SVG.
+
+    Args:
+        counts: of bins of the same width, in order.
+        start, end: where the first bin begins and the last one ends.
+        what: what is measured; stands under the columns.
+        of: what is counted; stands over them.
+        caption: stands under the figure.
+    """
+    left, top, wide, high = 60, 24, 720, 170
+    most = max(counts, default=0) or 1
+    each = wide / max(len(counts), 1)
+    drawn = []
+    for share in (0, 0.5, 1):
+        y = top + high * (1 - share)
+        drawn.append(f'<line x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        drawn.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{most * share:,.0f}</text>')
+    for at, count in enumerate(counts):
+        size = high * count / most
+        place = f'x="{left + at * each:.1f}" y="{top + high - size:.1f}" width="{each * 0.92:.1f}" height="{size:.1f}"'
+        ends = f"{start + (end - start) * at / len(counts):,.0f}-{start + (end - start) * (at + 1) / len(counts):,.0f}"
+        drawn.append(f"<rect {place}><title>{ends}: {count:,}</title></rect>")
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        x = left + wide * share
+        drawn.append(
+            f'<text x="{x:.1f}" y="{top + high + 18}" text-anchor="middle">{start + (end - start) * share:,.0f}</text>'
+        )
+    drawn.append(f'<text x="{left + wide / 2}" y="{top + high + 38}" text-anchor="middle">{html.escape(what)}</text>')
+    drawn.append(f'<text x="0" y="12">{html.escape(of)}</text>')
+    label = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><svg class="columns" viewBox="0 0 800 240" role="img">{"".join(drawn)}</svg>{label}</figure>'
 
 
 def cards(values: Sequence[tuple[str, str]]) -> str:

@@ -1,6 +1,7 @@
 """How a run is carried out: engines, blocks, kills. None of it may show in the output."""
 
 import fcntl
+import json
 import os
 import random
 import signal
@@ -204,3 +205,21 @@ def test_the_pages_tables_show_every_count(source, split, tmp_path):
         assert name.split(": ", 1)[1] in html
         assert f"{count:,}" in html
     assert f"{made.facts['rounds_in']:,} rounds in" in html
+
+
+def test_two_hundred_megabytes_in_one_array_are_cleaned_in_a_gigabyte(tmp_path):
+    source = tmp_path / "raw.json"
+    chance = random.Random(0)
+    words = [f"{chance.choice(WORDS)}{n}" for n in range(4_000)]
+    with open(source, "w", encoding="utf-8") as file:
+        for n in range(4_000):
+            text = f"{n} " + " ".join(words[(n * 7) % 3_000 :][: chance.randint(500, 1_000)]) * 8
+            file.write(("[" if n == 0 else ",") + json.dumps(chat(f"c{n}", f"What of {n}?", text)))
+        file.write("]")
+    assert source.stat().st_size > 200e6
+    quick = ["--split.enabled=false", "--quality.enabled=false", "--engine.workers", "2"]
+    words = [sys.executable, "-m", "vicuna.data", "clean", str(source), "--out", str(tmp_path / "out"), *quick]
+    limit = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", limit, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert manifest.read(tmp_path / "out").facts["rounds_in"] == 4_000

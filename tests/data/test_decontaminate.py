@@ -13,6 +13,7 @@ from vicuna.data.config import DecontaminateConfig
 from vicuna.data.questions import KNOWN, Question, question_paths, read_prints
 from vicuna.data.questions import fingerprint as printed
 from vicuna.errors import InputError
+from vicuna.eval.questions import OWN, question_file, read_questions
 
 LONG = (
     "A lighthouse keeper climbs 199 steps twice a day; how many metres does she climb in a year of 365 days "
@@ -168,7 +169,7 @@ def test_patterns_stand_for_files_and_each_file_has_a_name_and_a_hash(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "q.jsonl").write_text(json.dumps({"text": LONG + folder}))
     (tmp_path / "c.jsonl").write_text(json.dumps({"text": SHORT}))
-    config = DecontaminateConfig(questions=(str(tmp_path / "*" / "q.jsonl"), str(tmp_path / "c.jsonl")))
+    config = DecontaminateConfig(questions=(str(tmp_path / "*" / "q.jsonl"), str(tmp_path / "c.jsonl")), known=())
     files = decontaminate.question_files(config)
     a, b = (f"questions/{(tmp_path / folder / 'q.jsonl').as_posix()}" for folder in ("a", "b"))
     assert list(files) == [a, b, "questions/c.jsonl"]
@@ -214,6 +215,25 @@ def test_the_packages_own_fingerprints_are_those_of_80_questions():
     assert len({run for each in prints for run in each.runs}) > 300
     assert not found(LONG, config)
     assert list(decontaminate.question_files(config)) == ["questions/vicuna-2023.jsonl"]
+
+
+def test_the_own_evaluation_questions_are_kept_out_by_default_and_their_fingerprint_is_that_of_the_file(tmp_path):
+    out = tmp_path / "vicuna-80.jsonl"
+    fingerprint.command([str(question_file(OWN)), "--out", str(out)])
+    assert out.read_bytes() == (KNOWN / "vicuna-80.jsonl").read_bytes()
+    assert list(decontaminate.question_files(DecontaminateConfig())) == ["questions/vicuna-80.jsonl"]
+    for question in read_questions(OWN):
+        for turn in question.turns:
+            kept, drops = decontaminate.decontaminated(
+                chat("Hi", f"Try this: {turn} Good luck!"), DecontaminateConfig()
+            )
+            assert not kept.rounds
+            assert drops[0].detail == f"vicuna-80.jsonl {question.id}"
+
+
+def test_the_own_questions_repeat_none_of_the_first_evaluation():
+    index = decontaminate.index(DecontaminateConfig(known=("vicuna-2023",)))
+    assert index.matches([turn for question in read_questions(OWN) for turn in question.turns]) == []
 
 
 def test_settings_that_make_no_sense_are_refused():

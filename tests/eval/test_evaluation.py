@@ -154,7 +154,7 @@ def test_with_neither_server_nor_key_one_line_says_all_that_is_missing(monkeypat
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert main(["--endpoint.base_url", free_address]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    for part in ("--questions FILE", "OPENAI_API_KEY", "--judge.base_url", f"no server answers at {free_address}",
+    for part in ("OPENAI_API_KEY", "--judge.base_url", f"no server answers at {free_address}",
                  "python -m vicuna.serve up"):  # fmt: skip
         assert part in line
 
@@ -177,6 +177,7 @@ def free_address():
         (["--endpoint.base_url", "localhost:8000"], "endpoint.base_url is an address like"),
         (["--judge.kind", "oracle"], "judge.kind is llm or reference; got 'oracle'"),
         (["--questions", "nowhere.jsonl"], "cannot read nowhere.jsonl"),
+        (["--questions", ""], "questions is vicuna-80 or a file; it cannot be empty"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_nothing_is_asked(tmp_path, questions, capsys, more, message):

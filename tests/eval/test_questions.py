@@ -30,6 +30,16 @@ def test_ours_and_mt_bench_have_turns_and_the_last_known_answer_is_graded(tmp_pa
     assert (third.graded_turn, third.reference) == (None, ())
 
 
+def test_a_guide_says_for_each_turn_what_a_good_answer_has(tmp_path):
+    rows = [
+        {"question_id": "a", "turns": ["Why?", "And how?"], "guide": [None, "Names two ways."]},
+        {"question_id": "b", "turns": ["Why?"]},
+    ]
+    first, second = read_questions(write(tmp_path / "q.jsonl", *rows))
+    assert (first.guides, second.guides) == (("", "Names two ways."), ())
+    assert first.reference == ()
+
+
 @pytest.mark.parametrize(
     ("row", "id", "category", "text"),
     [
@@ -56,6 +66,12 @@ def test_a_json_list_is_read_too(tmp_path):
         ([{"question_id": 1, "turns": []}], r"q.jsonl:1: a question has its text in"),
         ([{"question_id": 1, "turns": ["a"], "reference": ["b", "c"]}], r"q.jsonl:1: reference is a list"),
         ([{"question_id": 1, "turns": ["a"], "reference": [{"x": 1}]}], r"q.jsonl:1: a reference answer is"),
+        (
+            [{"question_id": 1, "turns": ["a"], "guide": "b"}],
+            r"q.jsonl:1: guide is a list with a text or null",
+        ),
+        ([{"question_id": 1, "turns": ["a", "b"], "guide": ["c"]}], r"each of the 2 turns"),
+        ([{"question_id": 1, "turns": ["a"], "guide": [7]}], r"q.jsonl:1: guide is a list"),
         ([{"question_id": 1, "text": "a"}, {"question_id": "1", "text": "b"}], "id 1 is used twice"),
         ([], "has no questions"),
     ],

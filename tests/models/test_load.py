@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.tokenizers_kinds import MAKERS
+from tests.tokenizers_kinds import MAKERS, tokenizer_of
 from vicuna import manifest
 from vicuna.errors import IncompleteError, InputError, VicunaError
 from vicuna.files import write_json, write_text
@@ -212,3 +212,13 @@ def test_without_a_manifest_a_chat_template_may_be_named_too(folder):
     assert load_template(folder, name).name == name
     with pytest.raises(InputError, match=f"has the chat template {name}, not chat-0"):
         load_template(folder, "chat-0")
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_a_tokenizer_is_the_one_that_transformers_would_choose(kind, tmp_path):
+    tokenizer_of(kind).save_pretrained(tmp_path)
+    ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(ours) is type(theirs)
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    text = "USER: Naïve  words, 日本 and\n\tcode <s></s> ASSISTANT: yes"
+    assert ours(text) == theirs(text)

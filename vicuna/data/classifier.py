@@ -7,9 +7,8 @@ from vicuna.data.config import ToxicityConfig
 from vicuna.data.toxicity import windows
 from vicuna.errors import ConfigError, InputError
 
-WINDOW = 1_500
-"""Characters that are scored at once, about as many as fit the 512 tokens of most classifiers; a longer text's score
-is the highest of its stretches."""
+BYTES = 2
+"""UTF-8 bytes that a token has at least, on average; what makes up more tokens than the classifier reads is cut off."""
 
 
 class Classifier:
@@ -42,15 +41,19 @@ class Classifier:
         self._batch = config.batch
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        """One score from 0 to 1 for each text."""
-        owners = [
-            (number, window) for number, text in enumerate(texts) for window in windows(text, WINDOW) if window.strip()
-        ]
+        """One score from 0 to 1 for each text: the highest of its stretches that fit the classifier's context."""
+        owners = [(number, window) for number, text in enumerate(texts) for window in self._windows(text)]
         scores = [0.0] * len(texts)
-        replies = self._pipeline(
-            [window for _, window in owners], batch_size=self._batch, truncation=True, max_length=self._most_tokens
-        )
+        if not owners:
+            return scores
+        stretches = [window for _, window in owners]
+        replies = self._pipeline(stretches, batch_size=self._batch, truncation=True, max_length=self._most_tokens)
         for (number, _), reply in zip(owners, replies, strict=True):
             counted = (float(each["score"]) for each in reply if each["label"] in self._labels)
             scores[number] = max(scores[number], *counted)
         return scores
+
+    def _windows(self, text: str) -> list[str]:
+        size = len(text.encode("utf-8", "surrogatepass")) or 1
+        most = max(1, BYTES * self._most_tokens * len(text) // size)
+        return [window for window in windows(text, most) if window.strip()]

@@ -13,7 +13,7 @@ Stage = Literal[
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """All stages in their usual order."""
-KnownQuestions = Literal["vicuna-2023"]
+KnownQuestions = Literal["vicuna-80", "vicuna-2023"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +212,9 @@ class DecontaminateConfig:
     questions: tuple[str, ...] = ()
     """Question files or patterns: JSON Lines or JSON arrays of texts or of objects with `turns`, `text`, `prompt`,
     `question` or `instruction` (our own, MT-bench, Arena-Hard, AlpacaEval), or what `fingerprint` wrote."""
-    known: tuple[KnownQuestions, ...] = ()
-    """Questions that come with the package as fingerprints: vicuna-2023, the 80 of the first Vicuna evaluation."""
+    known: tuple[KnownQuestions, ...] = ("vicuna-80",)
+    """Questions that come with the package as fingerprints: vicuna-80, the 80 that `python -m vicuna.eval` asks, and
+    vicuna-2023, those of the first Vicuna evaluation."""
     ngram: int = 13
     """A question is found by so many of its words in a row, or by all of them if it has fewer; one of fewer than 6
     words only as a whole message."""

@@ -23,7 +23,8 @@ _TOKENS = (
 )
 """Tokens as their vendors document them. All are long, and a prefix or a checkable form tells them from hashes."""
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(_TOKENS)})(?![A-Za-z0-9_])")
-_LONG = re.compile(r"[A-Za-z0-9_:.+=-]{20,}")
+_LONG = re.compile(r"(?<![A-Za-z0-9_:.+=-])[A-Za-z0-9_:.+=-]{20,4096}(?![A-Za-z0-9_:.+=-])")
+"""Words in which a token is looked for; longer ones are files in base64."""
 _PRIVATE = re.compile(
     r"-----BEGIN (?P<kind>[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?)-----[A-Za-z0-9+/=\s:,\\.()-]{100,}?-----END (?P=kind)-----"
 )
@@ -39,6 +40,7 @@ _NAMED = re.compile(
 _BEARER = re.compile(r"[Bb]earer (?P<value>[A-Za-z0-9_.~+/-]{24,}=*)")
 _IN_ADDRESS = re.compile(r"://[^\s:/@\"'<>]{1,64}:(?P<value>[^\s/@\"'<>]{6,128})@")
 
+_LONG_WORD = re.compile(rb"a{16,}")
 _DIGITS_TOO = bytes(97 if each == 48 else each for each in range(256))
 
 _STAND_IN = re.compile(
@@ -68,15 +70,10 @@ def may_stand(text: str, shape: bytes) -> bool:
 def _has_long_mix(shape: bytes) -> bool:
     """Whether a word of 16 letters and digits or more has both."""
     words = shape.translate(_DIGITS_TOO)
-    at = words.find(b"a" * 16)
-    while at >= 0:
-        end = at + 16
-        while words[end : end + 1] == b"a":
-            end += 1
-        if b"0" in shape[at:end] and b"a" in shape[at:end]:
-            return True
-        at = words.find(b"a" * 16, end)
-    return False
+    if b"a" * 16 not in words:
+        return False
+    found = (shape[match.start() : match.end()] for match in _LONG_WORD.finditer(words))
+    return any(b"0" in word and b"a" in word for word in found)
 
 
 def _has_address(text: str) -> bool:

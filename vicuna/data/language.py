@@ -9,7 +9,7 @@ from vicuna.data.chat import Chat, Drop
 from vicuna.data.config import LanguageConfig
 from vicuna.data.filters import Result
 
-MOST = 320
+MOST = 240
 """Characters of prose that are looked at; more cost time and change hardly a verdict."""
 _NEAR, _FAR = 160, 2_400
 """Characters of each message among which the prose is looked for: first, and where they are nearly all code."""
@@ -29,11 +29,11 @@ _ODD = re.compile(r"[0-9\\/_=<>{}()\[\]|@#%&+^~]")
 _AROUND = " \t\r\n.,;:!?*\"'()[]-–—“”‘’«»…。，、！？：；（）"
 
 ENGLISH = frozenset({
-    "the", "and", "that", "this", "these", "those", "with", "you", "your", "what", "how", "which", "where", "when", "from",
-    "have", "would", "should", "could", "there", "their", "they", "because", "about", "been",
+    "the", "and", "that", "this", "these", "those", "with", "you", "your", "what", "how", "which", "where", "when",
+    "from", "have", "would", "should", "could", "there", "their", "they", "because", "about", "been",
 })  # fmt: skip
 """Frequent words that are words of English only (not `of` or `is`, which are Dutch too): a sixth of English prose."""
-_CERTAIN, _DISTINCT, _WORDS = 0.08, 3, 15
+_CERTAIN, _DISTINCT, _WORDS = 0.12, 3, 15
 """Least share of these among a text's words, least number of different ones, and least number of words."""
 
 

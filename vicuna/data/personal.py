@@ -36,7 +36,7 @@ _IPV4 = re.compile(r"(?a)(?<![\w.@<>~^-])(?<![^/]/)(?<![=<>!~]=)\d{1,3}(?:\.\d{1
 _IPV6 = re.compile(r"(?a)(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 _VERSION = re.compile(
     r"(?:versions?|release[ds]?|builds?|updates?|upgrade[ds]?|firmware|driver|ver|section|chapter|clause|net ?mask|§|"
-    r"\bv)[\s:=\"'`(.]*(?:\d[\w.]*[\s,]*(?:to|and|or|-|→|->)?\s*)*\Z",
+    r"\bv)[\s:=\"'`(.]*(?:\d[\w.]*(?:\s*(?:,|-|→|->)\s*|\s+(?:to|and|or)\s+|\s+))*\Z",
     re.IGNORECASE | re.ASCII,
 )
 """What stands before four numbers that are a version, a section or a mask."""
@@ -47,8 +47,8 @@ _NAME_SERVERS = frozenset(
 """Public name servers, which stand in countless instructions and are nobody's own."""
 
 _CARD = re.compile(
-    r"(?a)(?<![\w.+/-])(?<!\d )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5}|\d{13,19})"
-    r"(?![\w-]|\.\d| \d)"
+    r"(?a)(?<![\w.+/-])(?:(?<!\d{4} )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?! \d{4})|"
+    r"\d{13,19})(?![\w-]|\.\d)"
 )
 _ISSUER = re.compile(r"4|5[0-8]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[4-9]|30[0-5]|6[0-9]")
 """How card numbers begin (Visa, Mastercard, Maestro, Amex, Diners, JCB, Discover, UnionPay)."""

@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 
 _GLOBAL = re.compile(r"(?a)\+(?<![\w+.*/=^)-]\+)[1-9]\d{0,2}(?:[ .()/-]{0,2}\d){6,12}(?![\w%])(?![.,]\d)")
 """With a country code; the lookbehind stands after the plus so that the search can skip to it."""
+_NORTH_AMERICAN = re.compile(
+    r"(?a)(?<![\w.,+*/=^$€£#-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}(?![\w%-]|[.,:/]\d)"
+)
+"""(212) 867-5309, 212-867-5309, 212.867.5309: told by their form."""
 _LOCAL = re.compile(r"(?a)(?<![\w.,+*/=^$€£#-])(?<![\d)] )\(?\d[\d ().-]{5,16}\d(?![\w%-])(?![.,:/]\d)(?! ?\d)")
-_NORTH_AMERICAN = re.compile(r"(?a)(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}")
+"""Any other form, which only a word before it makes a phone number."""
 _CALLED = re.compile(
     r"\b(?:(?:tele)?phone|telefon\w*|tel|mobile|cell|call|dial|fax|whatsapp|hotline)\b[^\d\n]{0,24}\Z",
     re.IGNORECASE | re.ASCII,
@@ -14,6 +18,7 @@ _CALLED = re.compile(
 """What stands before a number without a country code."""
 _CALLS = ("hone", "HONE", "tel:", "Tel", "elefon", "obile", "cell:", "Cell:", "all ", "all: ", "ial ", "ax:", "atsApp",
           "hotline")  # fmt: skip
+_LAST_GROUP = re.compile(r"[ .()/-]+[0-9]+\Z")
 _MADE_UP = re.compile(r"\+?1?(?:\d{3})?555(?:01\d\d|\d{7})")
 """555-0100 to 555-0199, which North America keeps for films, and the area code 555, which nobody has."""
 
@@ -46,18 +51,31 @@ def replaced(text: str, regions: Sequence[str], place: Place) -> str:
         place: gives what stands in a number's place.
     """
     if "+" in text:
-        text = _GLOBAL.sub(lambda match: place(match[0]) if _is_number(match[0], None) else match[0], text)
+        text = _GLOBAL.sub(lambda match: _global(match[0], place), text)
     if regions:
+        text = _NORTH_AMERICAN.sub(lambda match: _if_number(match[0], regions, place), text)
         text = _LOCAL.sub(lambda match: _local(match, regions, place), text)
     return text
 
 
+def _global(number: str, place: Place) -> str:
+    """The candidate with its number replaced; digits after it that stand apart may be something else."""
+    rest = ""
+    while not _is_number(number, None):
+        shorter = _LAST_GROUP.sub("", number)
+        if shorter == number:
+            return number + rest
+        number, rest = shorter, number[len(shorter) :] + rest
+    return place(number) + rest
+
+
 def _local(match: re.Match[str], regions: Sequence[str], place: Place) -> str:
-    number = match[0]
-    if not _NORTH_AMERICAN.fullmatch(number):
-        before = match.string[max(0, match.start() - 40) : match.start()]
-        if sum(each.isdigit() for each in number) < 7 or not _CALLED.search(before):
-            return number
+    before = match.string[max(0, match.start() - 40) : match.start()]
+    called = sum(each.isdigit() for each in match[0]) > 6 and _CALLED.search(before)
+    return _if_number(match[0], regions, place) if called else match[0]
+
+
+def _if_number(number: str, regions: Sequence[str], place: Place) -> str:
     return place(number) if any(_is_number(number, region) for region in regions) else number
 
 

@@ -17,12 +17,12 @@ _WIDE = 160
 """Characters of a line that may hold sentences enough to matter."""
 _LONG = 400
 """Characters of a piece that is no common sentence, so that a loop may hide in it."""
-_SHORT = 800
-"""UTF-8 bytes below which a text has no room to repeat."""
+_SHORT = 600
+"""Characters below which a text has no room to repeat; a Chinese character counts for one and a half."""
 
 _FENCE = re.compile(r"^ *(`{3,}|~{3,}).*?(?:^ *\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _FORMULA = re.compile(r"\$\$.*?\$\$", re.DOTALL)
-_WORD = re.compile(r"\S+")
+_LETTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _pieces(text: str) -> list[str]:
 
 def _core(piece: str) -> str:
     """A line or sentence without what a list or a quote puts around it."""
-    return piece.strip(" \t>*-+#.0123456789)\"'")
+    return piece.strip(" \t>*-+#=_~.0123456789)\"'")
 
 
 def _alike(text: str) -> float:
@@ -110,8 +110,8 @@ def _alike(text: str) -> float:
 
 
 def _units(text: str) -> Sequence[str]:
-    words = _WORD.findall(text)
-    return words if len(text) < 16 * len(words) else text
+    words = [word for word in text.split() if _LETTER.search(word)]
+    return words if len(text) < 16 * len(words) else "".join(words)
 
 
 def _repeated(units: Sequence[str]) -> float:
@@ -132,4 +132,4 @@ def _repeated(units: Sequence[str]) -> float:
 
 
 def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else max(len(text), len(text.encode("utf-8", "surrogatepass")) // 2)

@@ -3,7 +3,7 @@
 import bisect
 import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from vicuna.data.outcome import Example
 from vicuna.data.verdicts import Decision
 from vicuna.files import write_text
 from vicuna.manifest import Manifest
-from vicuna.page import COLOURS, Section, cards, figure, new_figure, page, table
+from vicuna.page import COLOURS, Section, bars, cards, columns, page, table
+
+BINS = 40
+"""Columns of the chart of lengths."""
 
 
 def show(made: Manifest, out: Path) -> None:
@@ -91,33 +94,29 @@ def _drops(books: Books) -> str:
     total = max(books.rounds_in, 1)
     cells = [(*name.partition(": ")[::2], n, f"{n / total:.1%}") for name, n in rows]
     of_stage = [name.partition(": ")[0] for name, _ in rows]
-    drawing, axes = new_figure(8, 0.6 + 0.3 * len(rows))
     stages = sorted(set(of_stage))
     colours = [COLOURS[stages.index(stage) % len(COLOURS)] for stage in of_stage]
-    axes.barh([name for name, _ in rows], [n for _, n in rows], color=colours)
-    axes.invert_yaxis()
-    axes.set_xlabel("rounds")
-    return table(("stage", "reason", "rounds", "share"), cells) + figure(drawing, "Dropped rounds by reason")
+    return bars(("stage", "reason", "rounds", "share"), cells, [n for _, n in rows], colours)
 
 
 def _lengths(books: Books, facts: Mapping[str, Any]) -> str:
     lengths = sorted(books.tokens)
     below = list(itertools.accumulate(books.tokens[length] for length in lengths))
     marks = [(f"{share:.0%}", lengths[bisect.bisect_left(below, share * below[-1])]) for share in (0.1, 0.5, 0.9)]
-    drawing, axes = new_figure()
-    weights = [books.tokens[length] for length in lengths]
-    axes.hist(lengths, bins=40, range=(0, facts["max_length"]), weights=weights)
-    axes.set_xlabel(f"tokens in a sample ({facts['template']}, at most {facts['max_length']})")
-    axes.set_ylabel("samples")
+    bins = [0] * BINS
+    for length in lengths:
+        bins[min(BINS * length // facts["max_length"], BINS - 1)] += books.tokens[length]
+    what = f"tokens in a sample ({facts['template']}, at most {facts['max_length']})"
+    drawn = columns(bins, 0, facts["max_length"], what, "samples", "Length of the samples")
     rows = [("shortest", lengths[0]), *((f"{name} are no longer", n) for name, n in marks), ("longest", lengths[-1])]
-    return table(("", "tokens"), [*rows, ("all samples", facts["tokens"])]) + figure(drawing, "Length of the samples")
+    return table(("", "tokens"), [*rows, ("all samples", facts["tokens"])]) + drawn
 
 
 def _languages(books: Books) -> str:
     rows = sorted(books.languages.items(), key=lambda item: (-item[1], item[0]))
     cells = [(code or "too little prose to tell", n) for code, n in rows]
     note = "<p>Of the conversations that reached the language filter; told from prose, code left out.</p>"
-    return note + _bars(("language", "conversations"), cells, "Conversations by language")
+    return note + bars(("language", "conversations"), cells, [n for _, n in cells])
 
 
 def _sources(books: Books) -> str:
@@ -131,22 +130,12 @@ def _near(decision: Decision) -> str:
     cells = [(f"{size} conversations", n) for size, n in sorted(decision.sizes.items())]
     shown = [(ids[0], ", ".join(ids[1:11]) + (", ..." if len(ids) > 11 else "")) for ids in decision.shown]
     largest = table(("stays", "dropped in its favour"), shown)
-    return note + _bars(("size", "clusters"), cells, "Clusters of near-duplicates by size") + largest
+    return note + bars(("size", "clusters"), cells, [n for _, n in cells]) + largest
 
 
 def _replaced(books: Books) -> str:
     rows = sorted(books.replaced.items(), key=lambda item: (-item[1], item[0]))
-    return _bars(("kind", "placeholders"), rows, "Personal data replaced by placeholders")
-
-
-def _bars(headers: tuple[str, str], rows: Sequence[tuple[str, int]], title: str) -> str:
-    """A table and, for its first 20 rows, the same as bars."""
-    shown = rows[:20]
-    drawing, axes = new_figure(8, 0.8 + 0.3 * len(shown))
-    axes.barh([name for name, _ in shown], [n for _, n in shown])
-    axes.invert_yaxis()
-    axes.set_xlabel(headers[1])
-    return table(headers, rows) + figure(drawing, title)
+    return bars(("kind", "placeholders"), rows, [n for _, n in rows])
 
 
 def _example(example: Example) -> str:

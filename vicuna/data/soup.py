@@ -23,11 +23,11 @@ _BROKEN = re.compile(
     f"|[ÂÃÅÄÐÑØÙÎÏ×][{_CONTINUATION}]"  # two bytes: Latin, Cyrillic, Arabic, Greek, Hebrew
     f"|[àáâãäåæçèéêëìíîï][{_CONTINUATION}]{{2}}"  # three bytes: punctuation, Indic, Han, Kana, Hangul
     f"|ðŸ[{_CONTINUATION}]"  # four bytes: emoji
-    f"|(?:[РС][{_CYRILLIC}]){{2}}"
+    f"|(?:[РС][{_CYRILLIC}]){{2}}|вЂ|[ГВ][©®°±¤§¦¬µ¶·№†‡€‰•™\xa0\xad]"
     "|锟斤|烫烫|屯屯|ï¿½"  # what U+FFFD and unset memory become when they are read as GBK
 )
 _MARKS = re.compile(
-    "[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffffÂÃÅÄÐÑØÙÎÏ×àáâãäåæçèéêëìíîïðРС锟烫屯]"
+    "[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffffÂÃÅÄÐÑØÙÎÏ×àáâãäåæçèéêëìíîïðРСвГВ锟烫屯]"
 )
 """With what every match of the above begins."""
 _CONTROLS = bytes(each for each in range(32) if each not in b"\t\n\f\r\x1b") + b"\x7f"

@@ -76,8 +76,9 @@ class EvalConfig:
     Other commands: `rescore` (judgement files of other projects), `report` (a run folder again, offline).
     """
 
-    questions: str = ""
-    """JSON Lines file of questions: ours or MT-bench, the 2023 layout, AlpacaEval or Arena-Hard."""
+    questions: str = "vicuna-80"
+    """vicuna-80, the 80 that come with the package, or a JSON Lines file of questions: our layout or MT-bench's, the
+    2023 layout, AlpacaEval or Arena-Hard."""
     models: tuple[str, ...] = ()
     """Models to compare, the one under test first; empty takes all that the endpoint serves."""
     baseline: str = ""
@@ -101,6 +102,8 @@ class EvalConfig:
     """Models that are asked in another way than the common one."""
 
     def __post_init__(self) -> None:
+        if not self.questions:
+            raise ValueError("questions is vicuna-80 or a file; it cannot be empty")
         doubled = sorted({name for name in self.models if self.models.count(name) > 1})
         if doubled:
             raise ValueError(f"models are named once each; {doubled[0]} is there twice")
@@ -133,7 +136,7 @@ class RescoreConfig:
     out: str
     """Folder for scores.json and report.html."""
     questions: str = ""
-    """Question file, for categories; empty puts every row into one."""
+    """Question file (or vicuna-80), for categories; empty puts every row into one."""
     answers: tuple[str, ...] = ()
     """Answer files whose answer_id and model_id name the models of 2023 reviews; empty goes by the file names."""
     seed: int = 0

@@ -48,11 +48,17 @@ def filled(prompt: str, question: Question, first: Answer, second: Answer) -> st
 
 
 def _reference_part(question: Question) -> str:
-    if not any(question.references):
-        return ""
+    """What is known of right answers: accepted texts, and guides to what a good answer has."""
     known = [(turn, " / ".join(accepted)) for turn, accepted in enumerate(question.references, 1) if accepted]
-    lines = [text if len(question.turns) == 1 else f"Turn {turn}: {text}" for turn, text in known]
-    return "\n".join(["", "<<<{fence} known right answer>>>", *lines, "<<<{fence} end of known right answer>>>", ""])
+    guides = [(turn, text) for turn, text in enumerate(question.guides, 1) if text]
+    return _fenced("known right answer", known, question) + _fenced("what a good answer has", guides, question)
+
+
+def _fenced(title: str, texts: Sequence[tuple[int, str]], question: Question) -> str:
+    if not texts:
+        return ""
+    lines = [text if len(question.turns) == 1 else f"Turn {turn}: {text}" for turn, text in texts]
+    return "\n".join(["", f"<<<{{fence}} {title}>>>", *lines, f"<<<{{fence}} end of {title}>>>", ""])
 
 
 def _spoken(answer: Answer) -> str:

@@ -11,6 +11,9 @@ from vicuna.files import read_json, read_jsonl, sha256_text
 
 UNSORTED = "general"
 """Category of questions that name none."""
+OWN = "vicuna-80"
+"""The 80 questions that come with the package: ten in each of eight categories; coding and math are one of them."""
+_KNOWN = Path(__file__).parent / "known"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Question:
     turns: tuple[str, ...]
     references: tuple[tuple[str, ...], ...] = ()
     """For each turn the accepted answers; an empty tuple where none is known. As long as `turns`, or empty."""
+    guides: tuple[str, ...] = ()
+    """For each turn what a good answer has, for a judge that reads; "" where nothing is said. Like `references`."""
 
     @property
     def graded_turn(self) -> int | None:
@@ -41,17 +46,23 @@ class Question:
         return sha256_text(json.dumps([self.id, self.turns], ensure_ascii=False))[:16]
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a JSON Lines file (or a JSON list), in order.
+def question_file(name: str | Path) -> Path:
+    """The file that holds the questions: the package's own for the name `vicuna-80`, else the path as it is."""
+    return _KNOWN / f"{OWN}.jsonl" if str(name) == OWN else Path(name)
 
-    Layouts: `{question_id, category, turns, reference?}` (ours and MT-bench), `{question_id, text, category}` (2023),
-    `{instruction}` (AlpacaEval; numbered by position), `{uid, prompt, category}` (Arena-Hard). A reference is null, a
-    text, or a list of accepted texts, one for each turn.
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a JSON Lines file (or a JSON list), in order; `vicuna-80` names our own.
+
+    Layouts: `{question_id, category, turns, reference?, guide?}` (ours and MT-bench), `{question_id, text, category}`
+    (2023), `{instruction}` (AlpacaEval; numbered by position), `{uid, prompt, category}` (Arena-Hard). A reference is
+    null, a text, or a list of accepted texts, one for each turn; a guide is null or a text, one for each turn.
 
     Raises:
         InputError: unreadable file, unknown layout, a question without text, or an id used twice.
     """
-    questions = [_question(row, number, where) for number, (row, where) in enumerate(_rows(Path(path)), 1)]
+    path = question_file(path)
+    questions = [_question(row, number, where) for number, (row, where) in enumerate(_rows(path), 1)]
     if not questions:
         raise InputError(f"{path} has no questions")
     seen: set[str] = set()
@@ -77,7 +88,8 @@ def _question(row: Mapping[str, Any], number: int, where: str) -> Question:
     category = row.get("category") or UNSORTED
     if not isinstance(name, str | int) or not isinstance(category, str):
         raise InputError(f"{where}: the id is a text or a whole number and the category a text")
-    return Question(str(name), category, turns, _references(row.get("reference"), len(turns), where))
+    references = _references(row.get("reference"), len(turns), where)
+    return Question(str(name), category, turns, references, _guides(row.get("guide"), len(turns), where))
 
 
 def _turns(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -107,3 +119,12 @@ def _accepted(entry: Any, where: str) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"{where}: a reference answer is null, a text, or a list of accepted texts")
     return tuple(texts)
+
+
+def _guides(value: Any, turns: int, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    fits = isinstance(value, list) and len(value) == turns
+    if not fits or not all(each is None or (isinstance(each, str) and each.strip()) for each in value):
+        raise InputError(f"{where}: guide is a list with a text or null for each of the {turns} turns")
+    return tuple(each or "" for each in value)

@@ -29,7 +29,7 @@ from vicuna.eval.judge import (
 )
 from vicuna.eval.ledger import Call, Ledger, read_calls
 from vicuna.eval.progress import Progress
-from vicuna.eval.questions import Question, read_questions
+from vicuna.eval.questions import Question, question_file, read_questions
 from vicuna.eval.report import write_results
 from vicuna.eval.results import Results
 from vicuna.eval.scores import ModelSummary, Verdict, accuracy, by_scores, matches, summarise
@@ -107,9 +107,9 @@ async def _plan(config: EvalConfig, clients: Mapping[EndpointConfig, Client]) ->
     """Check everything that can be checked before anything is asked; one line says all that is missing.
 
     Raises:
-        ConfigError: no questions, no server, no key, a model that is not served, fewer than two models.
+        ConfigError: no server, no key, a model that is not served, fewer than two models.
     """
-    missing = [] if config.questions else ["questions: give --questions FILE"]
+    missing = []
     if not _judge_key(config.judge):
         missing.append(
             f"the judge's key: set {config.judge.key_env}, or give --judge.base_url URL for a judge of your own, or "
@@ -158,15 +158,15 @@ def _judge_key(judge: JudgeConfig) -> bool:
 def _begin(plan: Plan, run: Path) -> None:
     """Write down what is asked. An earlier manifest goes: a half-done folder must never be taken as done."""
     (run / manifest.NAME).unlink(missing_ok=True)
-    write_text(run / QUESTIONS, _jsonl(plan.config.questions))
+    write_text(run / QUESTIONS, _jsonl(question_file(plan.config.questions)))
     write_text(run / CONFIG, settings.dump(plan.config))
     write_json(run / WEIGHTS, dict(plan.weights))
 
 
-def _jsonl(path: str) -> str:
+def _jsonl(path: Path) -> str:
     """The question file's text, one question a line."""
     text = read_text(path)
-    return text if not path.endswith(".json") else "".join(json.dumps(row) + "\n" for row in json.loads(text))
+    return text if path.suffix != ".json" else "".join(json.dumps(row) + "\n" for row in json.loads(text))
 
 
 # ------------------------------------------------------------------------------------------------ who is asked

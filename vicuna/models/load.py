@@ -13,6 +13,8 @@ from vicuna.files import read_json
 from vicuna.prompt import Template, template
 
 logger = logging.getLogger(__name__)
+_GENERAL = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""The same class, by its names before and since transformers 5."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """What transformers takes weights from; the second form is that of many checkpoints from before 2024."""
 
@@ -23,11 +25,28 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
         InputError: the folder or its tokenizer files are missing or unreadable.
     """
-    from transformers import AutoTokenizer
-
     _need_folder(path, "a tokenizer")
     with _readable(f"{path} holds no tokenizer that transformers can read"):
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        return _tokenizer_class(Path(path)).from_pretrained(str(path), local_files_only=True)
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """What reads the tokenizer in a folder: the class it names where that is the general one, else AutoTokenizer.
+
+    AutoTokenizer would choose the same class, and import torch on the way: a second that the data stage does without.
+    """
+    try:
+        named = read_json(folder / "tokenizer_config.json")
+    except InputError:  # AutoTokenizer knows other ways, or says what is wrong
+        named = {}
+    general = isinstance(named, dict) and named.get("tokenizer_class") in _GENERAL and "auto_map" not in named
+    if general and (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def load_model(path: str | Path, dtype: Any, device: Any) -> Any:

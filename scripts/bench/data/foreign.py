@@ -1,0 +1,103 @@
+"""Sentences in other languages than English, of our own."""
+
+SENTENCES = {
+    "de": (
+        "Der {a} steht seit gestern neben dem {b}.",
+        "Wir haben lange überlegt, ob das wirklich nötig ist.",
+        "Zuerst sollte man die Anleitung in Ruhe lesen und dann beginnen.",
+        "Am Ende hat sich gezeigt, dass es auch einfacher geht.",
+        "Kannst du mir bitte sagen, wie viele {b} ich dafür brauche?",
+    ),
+    "fr": (
+        "Le {a} se trouve depuis hier à côté du {b}.",
+        "Nous avons longtemps réfléchi pour savoir si c'était utile.",
+        "Il faut d'abord lire les consignes tranquillement, puis commencer.",
+        "Finalement, on a vu qu'il existait une façon plus simple.",
+        "Peux-tu me dire combien de {b} il me faut pour cela ?",
+    ),
+    "es": (
+        "El {a} está desde ayer al lado del {b}.",
+        "Hemos pensado mucho si de verdad era necesario.",
+        "Primero conviene leer las instrucciones con calma y después empezar.",
+        "Al final vimos que también se podía hacer de otra manera.",
+        "¿Me puedes decir cuántos {b} necesito para esto?",
+    ),
+    "it": (
+        "Il {a} si trova da ieri accanto al {b}.",
+        "Abbiamo riflettuto a lungo se fosse davvero necessario.",
+        "Prima bisogna leggere con calma le istruzioni e poi cominciare.",
+        "Alla fine abbiamo visto che si poteva fare più semplicemente.",
+        "Mi puoi dire quanti {b} mi servono per questo?",
+    ),
+    "pt": (
+        "O {a} está desde ontem ao lado do {b}.",
+        "Pensámos durante muito tempo se isso era mesmo necessário.",
+        "Primeiro é preciso ler as instruções com calma e depois começar.",
+        "No fim percebemos que havia uma maneira mais simples.",
+        "Podes dizer-me quantos {b} são precisos para isto?",
+    ),
+    "nl": (
+        "De {a} staat sinds gisteren naast de {b}.",
+        "We hebben lang nagedacht of dat echt nodig was.",
+        "Eerst moet je rustig de handleiding lezen en dan pas beginnen.",
+        "Uiteindelijk bleek dat het ook eenvoudiger kan.",
+        "Kun je mij zeggen hoeveel {b} ik daarvoor nodig heb?",
+    ),
+    "pl": (
+        "Ten {a} stoi od wczoraj obok {b}.",
+        "Długo zastanawialiśmy się, czy to naprawdę jest potrzebne.",
+        "Najpierw trzeba spokojnie przeczytać instrukcję, a potem zacząć.",
+        "W końcu okazało się, że można to zrobić prościej.",
+        "Czy możesz mi powiedzieć, ile {b} do tego potrzebuję?",
+    ),
+    "ru": (
+        "Этот {a} со вчерашнего дня стоит рядом с {b}.",
+        "Мы долго думали, нужно ли это на самом деле.",
+        "Сначала надо спокойно прочитать инструкцию, а потом начинать.",
+        "В конце концов оказалось, что можно сделать проще.",
+        "Скажи, пожалуйста, сколько {b} для этого нужно?",
+    ),
+    "tr": (
+        "Bu {a} dünden beri {b} yanında duruyor.",
+        "Bunun gerçekten gerekli olup olmadığını uzun süre düşündük.",
+        "Önce talimatları sakin bir şekilde okumak, sonra başlamak gerekir.",
+        "Sonunda daha kolay bir yol olduğunu gördük.",
+        "Bunun için kaç tane {b} gerektiğini söyler misin?",
+    ),
+    "zh": (
+        "这个{a}从昨天起就放在{b}的旁边。",
+        "我们想了很久,不知道是不是真的有必要。",
+        "首先应该安静地把说明书读完,然后再开始。",
+        "最后大家发现其实还有更简单的办法。",
+        "请告诉我做这件事需要多少个{b}?",
+    ),
+    "ja": (
+        "この{a}は昨日から{b}の隣に置いてあります。",
+        "本当に必要かどうか、私たちは長い間考えました。",
+        "まず落ち着いて説明書を読み、それから始めるべきです。",
+        "最後にはもっと簡単な方法があることが分かりました。",
+        "これには{b}がいくつ必要か教えてください。",
+    ),
+    "ko": (
+        "이 {a}는 어제부터 {b} 옆에 놓여 있습니다.",
+        "우리는 그것이 정말 필요한지 오랫동안 생각했습니다.",
+        "먼저 설명서를 차분히 읽고 나서 시작해야 합니다.",
+        "결국 더 간단한 방법이 있다는 것을 알게 되었습니다.",
+        "이 일에 {b}가 몇 개 필요한지 알려 주세요.",
+    ),
+    "ar": (
+        "هذا {a} موجود منذ أمس بجانب {b}.",
+        "فكرنا طويلا فيما إذا كان ذلك ضروريا حقا.",
+        "يجب أولا قراءة التعليمات بهدوء ثم البدء في العمل.",
+        "في النهاية تبين أن هناك طريقة أسهل بكثير.",
+        "هل يمكنك أن تخبرني كم عدد {b} اللازمة لهذا؟",
+    ),
+    "hi": (
+        "यह {a} कल से {b} के पास रखा हुआ है।",
+        "हमने बहुत देर तक सोचा कि क्या यह सच में ज़रूरी है।",
+        "पहले निर्देशों को शांति से पढ़ना चाहिए और फिर शुरू करना चाहिए।",
+        "अंत में पता चला कि इसे और आसान तरीके से किया जा सकता है।",
+        "मुझे बताइए कि इसके लिए कितने {b} चाहिए?",
+    ),
+}
+"""ISO 639-1 code -> sentences; {a} and {b} are made-up names of things."""
