@@ -71,8 +71,6 @@ class WordScorer:
         self._phrases = Phrases(self._weights)
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        if not self._phrases.may_hold("\n".join(texts)):
-            return [0.0] * len(texts)
         return [1 - math.prod(1 - self._weights[found] for found in self._phrases.each(text)) for text in texts]
 
 

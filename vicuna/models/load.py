@@ -31,16 +31,17 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def _tokenizer_class(folder: Path) -> Any:
-    """What reads the tokenizer in a folder: the class it names where that is the general one, else AutoTokenizer.
+    """What reads the tokenizer in a folder: AutoTokenizer, or at once the general class where it would choose that.
 
-    AutoTokenizer would choose the same class, and import torch on the way: a second that the data stage does without.
+    It does for a folder without a model that names the general class, and would import torch on the way: a second and
+    200 MB that the data stage does without.
     """
     try:
         named = read_json(folder / "tokenizer_config.json")
     except InputError:  # AutoTokenizer knows other ways, or says what is wrong
         named = {}
     general = isinstance(named, dict) and named.get("tokenizer_class") in _GENERAL and "auto_map" not in named
-    if general and (folder / "tokenizer.json").is_file():
+    if general and (folder / "tokenizer.json").is_file() and not (folder / "config.json").exists():
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast
