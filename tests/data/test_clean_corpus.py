@@ -47,8 +47,9 @@ def run(tmp_path_factory):
     for sample in read_conversations(folder / "out" / "conversations" / "00000.jsonl"):
         kept[int(re.search(r"\[(\d+)\]$", sample.source)[1])] = sample
     for number in [number for number in copies.values() if number in kept]:
-        same = [n for n, row in enumerate(raw) if row.get("conversations") == raw[number]["conversations"] and n != number]
-        kept |= {n: kept.pop(number) for n in same[:1]}
+        turns = raw[number]["conversations"]
+        same = next(n for n, row in enumerate(raw) if row.get("conversations") == turns and n != number)
+        kept[same] = kept.pop(number)
     return labels, reasons, kept
 
 

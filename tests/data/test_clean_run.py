@@ -219,7 +219,22 @@ def test_two_hundred_megabytes_in_one_array_are_cleaned_in_a_gigabyte(tmp_path):
     assert source.stat().st_size > 200e6
     quick = ["--split.enabled=false", "--quality.enabled=false", "--engine.workers", "2"]
     words = [sys.executable, "-m", "vicuna.data", "clean", str(source), "--out", str(tmp_path / "out"), *quick]
-    limit = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)); os.execv(sys.argv[1], sys.argv[1:])"
+    limit = "import resource as r, os, sys; r.setrlimit(r.RLIMIT_AS, (10**9,) * 2); os.execv(sys.argv[1], sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", limit, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert manifest.read(tmp_path / "out").facts["rounds_in"] == 4_000
+
+
+def test_what_a_record_marks_as_context_stays_marked(tmp_path):
+    turns = [
+        {"role": "user", "content": "First question, at some length"},
+        {"role": "assistant", "content": "Skip me", "weight": 0},
+    ]
+    turns += [
+        {"role": "user", "content": "Write to jane.miller@home.org"},
+        {"role": "assistant", "content": "I wrote to jane.miller@home.org"},
+    ]
+    build(config(write(tmp_path / "raw.json", [{"id": "a", "messages": turns}]), tmp_path / "out"))
+    (sample,) = samples(tmp_path / "out")
+    assert [each.train for each in sample.messages] == [True, False, True, True]
+    assert sample.messages[3].content == "I wrote to [EMAIL]"

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicuna.conversation import Conversation, Message
-from vicuna.data.boilerplate import is_error, is_refusal, moralizes, speaks_as_model
 from vicuna.data.chat import Chat, from_conversation
 from vicuna.data.config import QualityConfig, ValidityConfig
-from vicuna.data.filters import good, valid
-from vicuna.data.repetition import repetition
-from vicuna.data.soup import blob_share, garbled_share
+from vicuna.data.filters.boilerplate import is_error, is_refusal, moralizes, speaks_as_model
+from vicuna.data.filters.quality import good
+from vicuna.data.filters.repetition import repetition
+from vicuna.data.filters.soup import blob_share, garbled_share
+from vicuna.data.filters.validity import valid
 
 
 def chat(*turns: str, **metadata: object) -> Chat:

@@ -7,7 +7,7 @@ import pytest
 from vicuna.conversation import Conversation, Message
 from vicuna.data.chat import from_conversation
 from vicuna.data.config import LanguageConfig
-from vicuna.data.language import kept, language, prose
+from vicuna.data.filters.language import kept, language, prose
 
 SENTENCES = {
     "en": (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vicuna.conversation import Conversation, Message
 from vicuna.data.chat import from_conversation
 from vicuna.data.config import PersonalConfig
-from vicuna.data.personal import scrubbed, scrubbed_text
+from vicuna.data.filters.personal import scrubbed, scrubbed_text
 
 CONFIG = PersonalConfig()
 

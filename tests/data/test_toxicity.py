@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from vicuna.conversation import Conversation, Message
 from vicuna.data.chat import from_conversation
 from vicuna.data.config import ToxicityConfig
-from vicuna.data.phrases import Phrases
-from vicuna.data.toxicity import BUILT_IN, WordScorer, judged, scorer, weights, windows
+from vicuna.data.filters.phrases import Phrases
+from vicuna.data.filters.toxicity import BUILT_IN, WordScorer, judged, scorer, weights, windows
 from vicuna.errors import ConfigError, InputError, VicunaError
 
 

@@ -88,6 +88,10 @@ class Drop:
     """The round; None for a record without rounds, which counts as one."""
 
 
+Result = tuple[Chat, list[Drop]]
+"""What a stage leaves: the chat with the rounds that stay, and why the others do not."""
+
+
 def group(messages: Sequence[Message]) -> list[Round]:
     """Cut turns (without system messages) into rounds; see Round."""
     rounds: list[Round] = []

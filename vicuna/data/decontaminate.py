@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vicuna.data.chat import Chat, Drop
+from vicuna.data.chat import Chat, Drop, Result
 from vicuna.data.config import DecontaminateConfig
-from vicuna.data.filters import Result
 from vicuna.data.questions import ANCHOR, Print, question_hashes, question_paths, read_prints
 from vicuna.data.shingles import Words, shingles, words
 from vicuna.errors import InputError

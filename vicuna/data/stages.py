@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vicuna.data import decontaminate, filters, language, pages, personal, toxicity
+from vicuna.data import decontaminate, pages
 from vicuna.data.chat import Chat, Drop, from_conversation
 from vicuna.data.config import CleanConfig, Stage
+from vicuna.data.filters import language, personal, quality, toxicity, validity
 from vicuna.data.outcome import Example, Outcome
 from vicuna.data.pages import is_page
 from vicuna.data.sources import rows
@@ -104,11 +105,11 @@ def _markdown(outcome: Outcome, config: CleanConfig) -> None:
 
 
 def _validity(outcome: Outcome, config: CleanConfig) -> None:
-    outcome.keep(filters.valid(outcome.chat, config.validity))
+    outcome.keep(validity.valid(outcome.chat, config.validity))
 
 
 def _quality(outcome: Outcome, config: CleanConfig) -> None:
-    outcome.keep(filters.good(outcome.chat, config.quality))
+    outcome.keep(quality.good(outcome.chat, config.quality))
 
 
 def _language(outcome: Outcome, config: CleanConfig) -> None:

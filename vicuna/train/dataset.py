@@ -66,7 +66,8 @@ def files_of(path: str | Path) -> list[Path]:
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder of conversations")
     made = manifest.read(path)
-    found = [path / name for name in sorted(made.files) if re.fullmatch(r"conversations/[^/]+\.(?:jsonl|jsonl\.zst|parquet)", name)]
+    files = re.compile(r"conversations/[^/]+\.(?:jsonl|jsonl\.zst|parquet)")
+    found = [path / name for name in sorted(made.files) if files.fullmatch(name)]
     if not found:
         raise InputError(f"{path} ({made.kind}) holds no conversations; give a folder that vicuna.data made")
     return found

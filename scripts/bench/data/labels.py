@@ -264,9 +264,9 @@ def false_claims(outcome: Outcome) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------ languages
 def languages(texts: Mapping[str, Iterable[str]]) -> dict[str, tuple[int, int, int]]:
     """ISO 639-1 code -> (told rightly, told at all, messages), one message at a time."""
-    from vicuna.data import language
     from vicuna.data.chat import Chat, Round
     from vicuna.data.config import LanguageConfig
+    from vicuna.data.filters import language
 
     config, found = LanguageConfig(), {}
     for code, messages in texts.items():

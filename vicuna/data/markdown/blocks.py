@@ -24,6 +24,8 @@ class Block(NamedTuple):
 
 def join(blocks: list[Block], *, tight: bool) -> str:
     """Put blocks under each other, with a blank line between them unless they are parts of a tight list item."""
+    if len(blocks) == 1 and not (only := blocks[0]).items and only.kind != "pre":
+        return only.text
     out: list[str] = []
     other = False  # two lists in a row need different markers, or they would be read as one
     for at, block in enumerate(blocks):

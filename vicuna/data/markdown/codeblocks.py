@@ -34,7 +34,9 @@ class Code(NamedTuple):
 
 def read_pre(pre: Element) -> Code:
     """Read a `pre`."""
-    found = [each for each in pre.iter("code") if not any(up.tag == "code" for up in each.iterancestors("code"))]
+    found = list(pre.iter("code"))
+    if len(found) > 1:
+        found = [each for each in found if next(each.iterancestors("code"), None) is None]
     if not found:  # the editor that pages of 2026 show code in has no `code` of its own
         found = [each for each in pre.iter("div") if "cm-content" in classes(each)]
     if len(found) != 1:

@@ -23,8 +23,8 @@ fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 header hr html legend l
 section summary table tbody td tfoot th thead tr ul"""
 _BLOCK = frozenset(_BLOCK_NAMES.split())
 _COUNTER_BEFORE = re.compile(r"\A\s*\d{1,3} / \d{1,3}\s*(?=<(?:div|article|section)\b)", re.IGNORECASE)
-_CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1f]")
-_HIDE_CONTROLS = {code: 0xF0000 + code for code in (*range(1, 9), 11, *range(14, 32))}
+_CONTROLS = [chr(code) for code in (*range(1, 9), 11, *range(14, 32))]
+_HIDE_CONTROLS = {ord(control): 0xF0000 + ord(control) for control in _CONTROLS}
 _SHOW_CONTROLS = {hidden: code for code, hidden in _HIDE_CONTROLS.items()}
 _CODE_BOX = re.compile(r"^(?!pre|code )\S* .*(?:code|contain-inline-size|highlight)|^code-block ", re.IGNORECASE)
 """Tag and classes of a box that holds a code block and its label."""
@@ -41,7 +41,7 @@ def html_to_markdown(html: str) -> str:
         Malformed HTML is read as browsers read it, and no visible text is lost.
     """
     html = _COUNTER_BEFORE.sub("", html)
-    hidden = _CONTROLS.search(html) is not None
+    hidden = any(map(html.__contains__, _CONTROLS))
     try:
         root = parse(html.translate(_HIDE_CONTROLS) if hidden else html)
     except TooDeepError:
@@ -49,8 +49,7 @@ def html_to_markdown(html: str) -> str:
     if root is None:
         return ""
     dom.hide_controls(root, html)
-    if "math/tex" in html:
-        formulas.restore_scripts(root)
+    formulas.restore_scripts(root)
     blocks = _blocks(root, 0, first=True)
     if blocks and blocks[-1].kind == "p":
         blocks[-1:] = [Block("p", text)] if (text := COPIED.sub("", blocks[-1].text).rstrip()) else []

@@ -13,7 +13,9 @@ Element = etree._Element
 UNSEEN = frozenset({"button", "svg", "script", "style", "iframe", "noscript", "template", "select", "head", "mat-icon"})
 """Elements that show no text of the answer: controls, drawings, programs."""
 _CLOSED = ("button", "svg", "iframe")
-_CONTENT = ("p", "pre", "ul", "ol", "li", "table", "td", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6")
+_CONTENT = frozenset(
+    {"p", "pre", "ul", "ol", "li", "table", "td", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6"}
+)
 _NOT_PLAIN = (*sorted(UNSEEN), "br")
 
 _CONTROLS = (
@@ -49,15 +51,13 @@ def hide_controls(root: Element, html: str) -> None:
             for control in cast("list[Element]", _finder(path)(root)):
                 if not _swallowed(control):
                     control.tag = "template"
-    for name in _CLOSED:
-        if html.count(f"<{name}") > html.count(f"</{name}"):
-            for control in root.iter(name):
-                if _swallowed(control):
-                    control.tag = "span"
+    for control in list(root.iter(*_CLOSED)):
+        if len(control) and _swallowed(control) and html.count(f"<{control.tag}") > html.count(f"</{control.tag}"):
+            control.tag = "span"
 
 
 def _swallowed(control: Element) -> bool:
-    return next(control.iterdescendants(*_CONTENT), None) is not None
+    return any(each.tag in _CONTENT for each in control.iterdescendants())
 
 
 @functools.cache
@@ -100,20 +100,23 @@ def _visible(element: Element) -> Iterator[str]:
 
 
 def text_around(outer: Element, inner: Element) -> tuple[str, str]:
-    """The visible text of `outer` before and after `inner`, which stands somewhere in it."""
-    sides: tuple[list[str], list[str]] = ([], [])
-    side = 0
-    stack: list[tuple[Element, bool]] = [(outer, True)]
-    while stack:
-        node, entering = stack.pop()
-        if not entering:
-            sides[side].append(node.tail or "")
-            continue
-        if node is not outer:
-            stack.append((node, False))
-        if node is inner:
-            side = 1
-        elif isinstance(node.tag, str) and node.tag not in UNSEEN:
-            sides[side].append(node.text or "")
-            stack.extend((child, True) for child in reversed(node))
-    return "".join(sides[0]), "".join(sides[1])
+    """The visible text of `outer` before and after `inner`, which stands somewhere in it.
+
+    What shows no text is taken out of `outer`, unless `inner` stands in it: a button that lost its end.
+    """
+    path = [inner, *inner.iterancestors()]
+    path = path[: path.index(outer)]
+    for control in path:
+        if control.tag in UNSEEN:
+            control.tag = "span"
+    etree.strip_elements(outer, *UNSEEN, with_tail=False)
+    before: list[str] = []
+    after: list[str] = []
+    for node in path:
+        for above in node.itersiblings(preceding=True):
+            before += (above.tail or "", visible_text(above))
+        after.append(node.tail or "")
+        for below in node.itersiblings():
+            after += (visible_text(below), below.tail or "")
+        before.append(cast("Element", node.getparent()).text or "")
+    return "".join(reversed(before)), "".join(after)

@@ -116,13 +116,16 @@ def _emphasis_marks(text: str, kinds: bytearray, character: str) -> set[int]:
 
 def escape_line_starts(text: str) -> str:
     """Escape what at the start of a line would begin a list, heading, quote, fence, rule or table."""
-    lines = text.split("\n")
-    for at, line in enumerate(lines):
-        if _LINE_START.match(line) or (at and _LATER_LINE_START.match(line)):
-            run = (
-                len(line) - len(line.lstrip(line[0])) if line[0] in "*_~`" else 1
-            )  # what is left must not be a delimiter
-            lines[at] = ("\\" + line[0]) * run + line[run:]
-        elif number := _NUMBER_START.match(line):
-            lines[at] = f"{number[1]}\\{line[number.end(1) :]}"
-    return "\n".join(lines)
+    if "\n" not in text:
+        return _escape_line_start(text, first=True)
+    return "\n".join(_escape_line_start(line, first=not at) for at, line in enumerate(text.split("\n")))
+
+
+def _escape_line_start(line: str, *, first: bool) -> str:
+    if _LINE_START.match(line) or (not first and _LATER_LINE_START.match(line)):
+        # what is left of a run must not be a delimiter
+        run = len(line) - len(line.lstrip(line[0])) if line[0] in "*_~`" else 1
+        return ("\\" + line[0]) * run + line[run:]
+    if number := _NUMBER_START.match(line):
+        return f"{number[1]}\\{line[number.end(1) :]}"
+    return line

@@ -8,8 +8,6 @@ from vicuna.data.markdown.escape import escape, escape_line_starts
 from vicuna.data.markdown.pieces import BREAK, CLOSE, EMPHASIS, HTML_SPACE, OPEN, TEXT, Piece
 from vicuna.data.markdown.plain import plain
 
-_MAY_START = re.compile(r"[-+*#>`~_\d]|[^\n]*\n")
-"""What a text begins with that may need a backslash at a line's start."""
 _SPACES = re.compile(r"[ \t\r\f]*\n[ \t\r\n\f]*|[ \t\r\f]+")
 
 
@@ -22,10 +20,14 @@ def paragraph(pieces: list[Piece], line_break: str = "  \n") -> str:
             headings and cells: there line ends become spaces, and no line start can be misread.
     """
     lines = "\n" in line_break
+    if pieces and pieces[-1][0] is TEXT:  # white space at the end shows nothing
+        pieces[-1] = (TEXT, pieces[-1][1].rstrip(HTML_SPACE))
     text = plain(pieces, lines=lines)
     if text is None:
         text = escape(with_delimiters(_tidy(pieces, line_break)))
-    return escape_line_starts(text) if lines and _MAY_START.match(text) else text
+    if not lines or (text[:1].isalpha() and "\n" not in text):
+        return text
+    return escape_line_starts(text)
 
 
 @dataclass

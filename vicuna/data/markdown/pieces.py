@@ -35,8 +35,10 @@ def code_span(code: str) -> str:
     code = code.replace("\n", " ")
     if not code:
         return ""
-    runs = {len(run) for run in CODE_RUNS.findall(code)}
-    fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
+    fence = "`"
+    if fence in code:
+        runs = {len(run) for run in CODE_RUNS.findall(code)}
+        fence *= next(n for n in range(1, len(runs) + 2) if n not in runs)
     padded = code[0] == "`" or code[-1] == "`" or (code[0] == code[-1] == " " and code.strip(" "))
     return f"{fence} {code} {fence}" if padded else f"{fence}{code}{fence}"
 

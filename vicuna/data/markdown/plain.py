@@ -6,7 +6,7 @@ way (`vicuna.data.markdown.inline`) would have written.
 
 import re
 
-from vicuna.data.markdown.pieces import CLOSE, CODE, EMPHASIS, OPEN, RAW, TEXT, Piece, code_span
+from vicuna.data.markdown.pieces import BREAK, CLOSE, CODE, EMPHASIS, HTML_SPACE, OPEN, RAW, TEXT, Kind, Piece, code_span
 
 _MAY_NEED_CARE = re.compile(r"[\\`*_~\[\]<&\n\t\r\f]").search
 """Characters of text that markdown may misread, and white space that may need tidying."""
@@ -21,8 +21,9 @@ _NEEDS_CARE = re.compile(
     """,
     re.VERBOSE,
 ).search
-_NO_SPACE_AFTER = (" ", "[")
+_NO_SPACE_AFTER = frozenset(" [\n")
 _REFERENCE = re.compile(r"\][\[(:]").search
+_BREAK = "  \n"
 
 
 def plain(pieces: list[Piece], *, lines: bool) -> str | None:
@@ -31,14 +32,16 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
     Args:
         lines: line ends may stay; what stands at the start of a line is not judged here.
     """
+    if len(pieces) == 1 and pieces[0][0] is TEXT:
+        return _plain_text(pieces[0][1], lines)
     out: list[str] = []
     last = ""  # the last character of text
     far = ""  # on the far side of the delimiter just written
-    opened = closed = inside = False
-    bracket = linked = False
+    opened = closed = inside = bracket = linked = False
     for kind, value in pieces:
         if kind is TEXT:
-            value = value if out else value.lstrip(" ")
+            if last == "\n" or not out:
+                value = value.lstrip(HTML_SPACE)
             if not value:
                 continue
             if "  " in value or (value[0] == " " and last in _NO_SPACE_AFTER):
@@ -47,21 +50,7 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
                 if _NEEDS_CARE(value) or (not lines and "\n" in value):
                     return None
                 bracket = bracket or "[" in value or "]" in value
-        elif kind is CODE:
-            if not value or last == "`":
-                return None
-            value = code_span(value)
-        elif kind is RAW:
-            if not value or "\n" in value:
-                return None
-        elif kind is OPEN and value == "link":
-            if last == "!":
-                return None
-            value, linked = "[", True
-        elif kind is CLOSE and value[0] == "]":
-            if last == " ":
-                return None
-        elif kind is OPEN or kind is CLOSE:
+        elif value in EMPHASIS and (kind is OPEN or kind is CLOSE):
             if opened or closed or inside is (kind is OPEN) or (inside and last.isspace()):
                 return None
             far, inside = last, not inside
@@ -69,14 +58,39 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
             out.append(EMPHASIS[value])
             continue
         else:
-            return None
+            linked = linked or kind is OPEN
+            value = _markup(kind, value, last)
+            if not value or (kind is BREAK and (opened or not lines)):
+                return None
         if (opened and not _may_open(far, value[0])) or (closed and not _may_close(far, value[0])):
             return None
         opened = closed = False
         out.append(value)
         last = value[-1]
     text = "".join(out).rstrip(" ")
-    return None if bracket and (linked or _REFERENCE(text)) else text
+    return None if last == "\n" or (bracket and (linked or _REFERENCE(text))) else text
+
+
+def _plain_text(text: str, lines: bool) -> str | None:
+    text = text.strip(HTML_SPACE)
+    if "  " in text:
+        return None
+    if _MAY_NEED_CARE(text) and (_NEEDS_CARE(text) or _REFERENCE(text) or (not lines and "\n" in text)):
+        return None
+    return text
+
+
+def _markup(kind: Kind, value: str, last: str) -> str:
+    """What to write for a piece that is neither text nor emphasis; "" where that needs care."""
+    if kind is CODE:
+        return code_span(value) if last != "`" else ""
+    if kind is RAW:
+        return value if "\n" not in value else ""
+    if kind is OPEN:
+        return "[" if last != "!" else ""
+    if kind is CLOSE:
+        return value if last != " " else ""
+    return _BREAK if last not in _NO_SPACE_AFTER and last else ""
 
 
 def _may_open(outer: str, inner: str) -> bool:

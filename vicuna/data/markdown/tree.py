@@ -37,7 +37,8 @@ def parse(html: str) -> Element | None:
         return None
     parser = _parser()
     root: Element | None = etree.fromstring(data, parser)
-    if data.count(b"<") > _PARSER_DEPTH and any(e.type_name == "ERR_RESOURCE_LIMIT" for e in parser.error_log):
+    deep = len(data) > _PARSER_DEPTH * len("<b>") and data.count(b"<") > _PARSER_DEPTH
+    if deep and any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
         raise TooDeepError
     return root
 

@@ -1,7 +1,8 @@
 """Finding whole words and phrases of a list in a text, quickly, and in scripts that write no spaces too."""
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -14,7 +15,6 @@ _MARKS = "\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u090
 _IN_WORD = rf"(?:[^\W{_SPACELESS}{_HANGUL}]|[{_MARKS}])"
 _NO_SPACES = re.compile(f"[{_SPACELESS}]")
 _KOREAN = re.compile(f"[{_HANGUL}]")
-_MOST_PATTERNS = 4096
 _NOT_ASCII_WORD = bytes(each if chr(each).isalnum() and each < 128 else 32 for each in range(256))
 
 
@@ -27,16 +27,13 @@ class Phrases:
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
-        folded = {" ".join(each.casefold().split()) for each in entries} - {""}
-        self._by_word: dict[bytes, list[str]] = {}
-        self._others: list[str] = []
-        for each in sorted(folded):
-            words = _ascii_words(each.encode()) if each.isascii() else []
-            if words:
-                self._by_word.setdefault(max(words, key=len), []).append(each)  # the longest word is the rarest
-            else:
-                self._others.append(each)
-        self._patterns: dict[frozenset[bytes], re.Pattern[str]] = {}
+        folded = sorted({" ".join(each.casefold().split()) for each in entries} - {""})
+        words = {each: _ascii_words(each.encode()) if each.isascii() else [] for each in folded}
+        self._ascii: dict[bytes, list[tuple[str, frozenset[bytes]]]] = {}
+        for each in folded:
+            if words[each]:  # by its longest word, which is the rarest as a rule
+                self._ascii.setdefault(max(words[each], key=len), []).append((each, frozenset(words[each])))
+        self._others = [each for each in folded if not words[each]]
 
     def find(self, text: str) -> str:
         """The first entry in the text, in lower case; "" if there is none."""
@@ -45,33 +42,30 @@ class Phrases:
     def each(self, text: str) -> Iterator[str]:
         """Every place of an entry in the text, from left to right, without overlaps."""
         folded = text.casefold()
-        words, others = self._likely(folded)
-        if words or others:
-            for match in self._pattern(words, others).finditer(folded):
-                yield " ".join(match[0].split())
+        likely = self._likely(folded)
+        for match in _search(likely).finditer(folded) if likely else ():
+            yield " ".join(match[0].split())
 
     def may_hold(self, text: str) -> bool:
         """A cheap look: False means that no entry is in the text."""
-        return any(self._likely(text.casefold()))
+        return bool(self._likely(text.casefold()))
 
-    def _likely(self, folded: str) -> tuple[frozenset[bytes], tuple[str, ...]]:
-        """Words of entries, and entries without ASCII words, that a text has: without them it has no entry.
+    def _likely(self, folded: str) -> tuple[str, ...]:
+        """The entries whose words are all in the text.
 
-        Letters that are not ASCII only cut words here, so nothing is missed.
+        Letters that are not ASCII only cut words here, so nothing is missed, and what is too much the search drops.
         """
-        words = frozenset(self._by_word.keys() & set(_ascii_words(folded.encode("ascii", "replace"))))
-        return words, tuple(each for each in self._others if each.split()[0] in folded)
+        likely = [each for each in self._others if each.split()[0] in folded]
+        words = _ascii_words(folded.encode("ascii", "replace"))
+        if not self._ascii.keys().isdisjoint(words):
+            there = set(words)
+            likely += [each for word in there & self._ascii.keys() for each, all_ in self._ascii[word] if all_ <= there]
+        return tuple(sorted(likely, key=lambda each: (-len(each), each)))  # so that the whole phrase is named
 
-    def _pattern(self, words: frozenset[bytes], others: Sequence[str]) -> re.Pattern[str]:
-        """Finds the entries with these words: few of them, since each costs time at every character."""
-        known = None if others else self._patterns.get(words)
-        if known is None:
-            entries = [*others, *(each for word in words for each in self._by_word[word])]
-            longest_first = sorted(entries, key=lambda each: (-len(each), each))  # so that the whole phrase is named
-            known = re.compile("|".join(map(_pattern, longest_first)))
-            if not others and len(self._patterns) < _MOST_PATTERNS:
-                self._patterns[words] = known
-        return known
+
+@functools.lru_cache(256)
+def _search(entries: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(_pattern, entries)))
 
 
 def _ascii_words(text: bytes) -> list[bytes]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vicuna.data.chat import Chat, Drop
+from vicuna.data.chat import Chat, Drop, Result
 from vicuna.data.config import ToxicityConfig
-from vicuna.data.filters import Result
-from vicuna.data.phrases import Phrases
+from vicuna.data.filters.phrases import Phrases
 from vicuna.errors import InputError
 
 BUILT_IN = Path(__file__).parent / "words" / "english.txt"
@@ -48,11 +47,11 @@ def scorer(config: ToxicityConfig) -> Scorer:
         ConfigError: the classifier has no such labels, or the endpoint wants a key.
     """
     if config.scorer == "openai":
-        from vicuna.data.moderation import Moderation
+        from vicuna.data.filters.moderation import Moderation
 
         return Moderation(config)
     if config.scorer == "huggingface":
-        from vicuna.data.classifier import Classifier
+        from vicuna.data.filters.classifier import Classifier
 
         return Classifier(config)
     return WordScorer(weights(Path(config.words) if config.words else BUILT_IN))
@@ -71,6 +70,8 @@ class WordScorer:
         self._phrases = Phrases(self._weights)
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
+        if not self._phrases.may_hold("\n".join(texts)):
+            return [0.0] * len(texts)
         return [1 - math.prod(1 - self._weights[found] for found in self._phrases.each(text)) for text in texts]
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from vicuna.data.repetition import without_code
+from vicuna.data.filters.repetition import without_code
 
 STRETCH = 50
 """Characters without white space that no word of a language that uses spaces has."""

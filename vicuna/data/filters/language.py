@@ -5,9 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vicuna.data.chat import Chat, Drop
+from vicuna.data.chat import Chat, Drop, Result
 from vicuna.data.config import LanguageConfig
-from vicuna.data.filters import Result
 
 MOST = 240
 """Characters of prose that are looked at; more cost time and change hardly a verdict."""

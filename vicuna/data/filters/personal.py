@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from vicuna.data import keys, phones
-from vicuna.data.chat import Chat, Round
+from vicuna.data.chat import Chat
 from vicuna.data.config import PersonalConfig, PersonalKind
+from vicuna.data.filters import keys, phones
 
 Place = Callable[[str], str]
 """What stands in place of a find."""
@@ -85,7 +85,7 @@ def scrubbed(chat: Chat, config: PersonalConfig) -> tuple[Chat, Counter[str]]:
         return _clean(text, config, found)
 
     rounds = tuple(
-        Round(each.index, tuple(map(clean, each.users)), tuple(map(clean, each.answers)), each.text_hash)
+        replace(each, users=tuple(map(clean, each.users)), answers=tuple(map(clean, each.answers)))
         for each in chat.rounds
     )
     system = None if chat.system is None else clean(chat.system)
