@@ -276,6 +276,32 @@ def test_prose_has_words_only():
     assert prose(text) == ["Use", "and", "smile", "see", "then"]
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("es", "Los dos números de teléfono no coinciden, revise sus datos."),
+        ("pt", "Escreva apenas os números separados por vírgulas, por favor."),
+        ("zh", "若你的瀏覽器關閉了 cookie，請為這個網站重新啟用它，謝謝。"),
+        ("yue", "我哋聽日去邊度食飯呀？佢話唔想去嗰間餐廳，因為啲嘢好貴。"),
+        ("gl", "Onte á noite choveu moito e a xente ficou toda na casa dos seus avós."),
+    ],
+)
+def test_a_small_language_is_told_but_not_taken_for_its_large_sister(code, text):
+    assert language([text], CONFIG) == code
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("zh", "例如：“pages/contact.html”。如果没有给出，系统将使用“pages/default.html”这个文件。"),
+        ("ja", "正しい形式(HH:MM[:ss])ですが、無効な時刻です。もう一度入力してください。"),
+    ],
+)
+def test_an_address_within_a_sentence_without_spaces_leaves_the_sentence(code, text):
+    assert language([text], CONFIG) == code
+    assert not any(each.isascii() for each in prose("系统将使用“a/b.html”这个文件"))
+
+
 def test_a_language_that_is_both_kept_and_skipped_is_refused():
     with pytest.raises(ValueError, match="which keep names too"):
         LanguageConfig(keep=("en",), skip=("en",))

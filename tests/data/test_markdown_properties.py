@@ -12,7 +12,7 @@ from vicuna.data.config import MarkdownConfig
 from vicuna.data.markdown import html_to_markdown
 from vicuna.data.markdown.emphasis import with_delimiters
 from vicuna.data.markdown.escape import escape
-from vicuna.data.markdown.inline import _tidy
+from vicuna.data.markdown.inline import _tidy, paragraph
 from vicuna.data.markdown.pieces import BREAK, CLOSE, CODE, OPEN, RAW, TEXT
 from vicuna.data.markdown.plain import plain
 from vicuna.data.pages import to_text
@@ -98,8 +98,9 @@ plain_text = st.lists(st.sampled_from([*PLAINLY.split(), "\n", "-\n"]), max_size
 piece = plain_text.map(lambda parts: (TEXT, " ".join(parts))) | st.sampled_from(
     [(CODE, "c d"), (CODE, "`"), (RAW, "$x$"), (TEXT, "w"), (TEXT, " "), (BREAK, "")]
 )
+both = [(OPEN, "em"), (OPEN, "strong"), (TEXT, "w"), (CLOSE, "strong"), (CLOSE, "em")]
 spans = st.recursive(
-    st.lists(piece, max_size=3),
+    st.lists(piece, max_size=3) | st.just(both),
     lambda inner: st.one_of(
         st.tuples(kinds, inner).map(lambda pair: [(OPEN, pair[0]), *pair[1], (CLOSE, pair[0])]),
         inner.map(lambda parts: [(OPEN, "link"), *parts, (CLOSE, "](u)")]),
@@ -115,6 +116,12 @@ def test_the_short_way_writes_what_the_long_way_would_have_written(pieces, lines
     line_break = "  \n" if lines else "<br>"
     short = plain(pieces, lines=lines)
     assert short is None or short == escape(with_delimiters(_tidy(pieces, line_break)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(spans, st.sampled_from([" ", "\n", " \n\t"]))
+def test_white_space_at_the_end_of_a_paragraph_changes_nothing(pieces, space):
+    assert paragraph([*pieces, (TEXT, space)]) == paragraph([*pieces])
 
 
 TAGS = """<div> </div> <p> </p> <ul> <li> </li> </ul> <table> <tr> <td> </table> <pre> </pre> <code> </code> <b> </b>

@@ -58,6 +58,12 @@ class Chat:
         """The same chat with these rounds only."""
         return replace(self, rounds=tuple(rounds))
 
+    def texts(self) -> tuple[str, ...]:
+        """All that is said: the questions of all rounds, then the answers of all rounds, then the system prompt."""
+        questions = [text for each in self.rounds for text in each.users]
+        answers = [text for each in self.rounds for text in each.answers]
+        return (*questions, *answers, self.system or "")
+
     def renamed(self, name: str) -> "Chat":
         """The same chat under another id."""
         return replace(self, id=name)

@@ -9,7 +9,7 @@ from vicuna.conversation import Layout
 from vicuna.hardware import cpu_count
 
 Stage = Literal[
-    "markdown", "validity", "quality", "toxicity", "language", "personal", "dedup", "decontaminate", "split"
+    "markdown", "validity", "quality", "toxicity", "language", "personal", "decontaminate", "dedup", "split"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """All stages in their usual order."""
@@ -108,7 +108,7 @@ class LanguageConfig:
     """ISO 639-1 codes to drop."""
     min_bytes: int = 16
     """Conversations with less prose than this (UTF-8 bytes, code left out) are kept: too little to tell."""
-    min_confidence: float = 0.4
+    min_confidence: float = 0.35
     """Conversations whose language is less certain than this (0 to 1) are kept."""
 
     def __post_init__(self) -> None:

@@ -90,9 +90,10 @@ class Index:
 
 
 def prepare(config: DecontaminateConfig) -> None:
-    """Look for the question files and read them now."""
+    """Look for the question files and read them now, and make the tables of characters."""
     _paths.cache_clear()
     index(config)
+    words(("a", "ä"))
 
 
 def index(config: DecontaminateConfig) -> Index | None:
@@ -136,13 +137,11 @@ def decontaminated(chat: Chat, config: DecontaminateConfig) -> Result:
     questions = index(config)
     if questions is None:
         return chat, []
-    owners, texts = [0], [chat.system or ""]
-    for at, each in enumerate(chat.rounds):
-        owners += [at] * (len(each.users) + len(each.answers))
-        texts += [*each.users, *each.answers]
-    matches = questions.matches(texts)
+    matches = questions.matches(chat.texts())
     if not matches:
         return chat, []
+    owners = [at for at, each in enumerate(chat.rounds) for _ in each.users]
+    owners += [at for at, each in enumerate(chat.rounds) for _ in each.answers] + [0]
     named = {owners[each.message]: each.question for each in reversed(matches)}
     first = min(named)
     start, other = (first, "after") if config.action == "cut" else (0, "beside")

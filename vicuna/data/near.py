@@ -31,23 +31,22 @@ _NEIGHBOURS = 4
 _SLICE = 1 << 12
 
 
-def signatures(chats: Iterable[Chat | str]) -> Array:
-    """One row for each chat: what its shingles and its questions' words are like.
+NOTHING = np.full(SLOTS + ASKED, _NONE)
+"""The signature of a chat that has no rounds left."""
+
+
+def signature(chat: Chat | str) -> Array:
+    """What a chat's shingles and its questions' words are like.
 
     Returns:
-        uint32 (n, SLOTS + ASKED): MinHash of the runs of SHINGLE words in questions, answers and system prompt, and the
+        uint32 (SLOTS + ASKED,): MinHash of the runs of SHINGLE words in questions, answers and system prompt, and the
         smallest different hashes of the questions' words in rising order. A chat of fewer words is one shingle, so it
         is near only to chats of the same words. A text by itself has no questions.
     """
-    rows = [_signature(each) for each in chats]
-    return np.stack(rows) if rows else np.zeros((0, SLOTS + ASKED), np.uint32)
-
-
-def _signature(chat: Chat | str) -> Array:
     from rensa import RMinHash
 
-    questions, texts = _messages(chat)
-    found = words(texts)
+    questions = 0 if isinstance(chat, str) else sum(len(each.users) for each in chat.rounds)
+    found = words((chat,) if isinstance(chat, str) else chat.texts())
     runs = shingles(found.hashes, SHINGLE)
     asked = np.unique(found.span(0, questions - 1).astype(np.uint32))[:ASKED] if questions else runs[:0]
     row = np.full(SLOTS + ASKED, _NONE)
@@ -58,13 +57,10 @@ def _signature(chat: Chat | str) -> Array:
     return row
 
 
-def _messages(chat: Chat | str) -> tuple[int, list[str]]:
-    """How many questions there are, and all texts with these first."""
-    if isinstance(chat, str):
-        return 0, [chat]
-    questions = [text for each in chat.rounds for text in each.users]
-    answers = [text for each in chat.rounds for text in each.answers]
-    return len(questions), [*questions, *answers, chat.system or ""]
+def signatures(chats: Iterable[Chat | str]) -> Array:
+    """The signatures of several chats, uint32 (n, SLOTS + ASKED)."""
+    rows = [signature(each) for each in chats]
+    return np.stack(rows) if rows else np.zeros((0, SLOTS + ASKED), np.uint32)
 
 
 def band_rows(threshold: float) -> int:

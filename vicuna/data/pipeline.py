@@ -2,13 +2,17 @@
 
 import fcntl
 import functools
+import gc
 import json
 import logging
+import os
+import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import vicuna
 from vicuna import manifest
@@ -32,7 +36,12 @@ Item = TypeVar("Item")
 KIND = "dataset"
 WORK = ".work"
 """Folder inside the dataset folder that holds finished steps until the end."""
-_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "chat_template*")
+_TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
+)  # fmt: skip
+_OUR_SHARD = re.compile(r"\d{5,}\.(jsonl|jsonl\.zst|parquet)|\..*\.partial")
+_PATIENCE = 5.0
+"""Seconds to wait for the processes of a run that was killed a moment ago: each looks twice a second for its parent."""
 
 
 def build(config: CleanConfig) -> manifest.Manifest:
@@ -48,14 +57,15 @@ def build(config: CleanConfig) -> manifest.Manifest:
     """
     found = sources.expand(config.inputs)
     parents, facts = _made_from(found, config)
-    settings, out = _settings(config), Path(config.out)
+    settings, out = _settings(found, config), Path(config.out)
     if manifest.matches(out, KIND, parents, settings):
         logger.info("%s is finished already, from the same inputs with the same settings", out)
-        shutil.rmtree(out / WORK, ignore_errors=True)  # left where a run was killed at its very end
+        _tidy(out)
         return manifest.read(out)
-    _check_ours(out)
+    _check_ours(out, found)
     with _working(out, {"parents": parents, "settings": settings, "block": config.engine.block}) as work:
-        books, decision, damaged = _run(found, config, out, work)
+        with _rare_collection():
+            books, decision, damaged = _run(found, config, out, work)
         books.balance()
         facts |= books.facts() | decision.facts() | ({"damaged": damaged} if damaged else {})
         write_report(out / "report.html", books, decision, facts)
@@ -81,6 +91,22 @@ def _run(found: Sequence[Source], config: CleanConfig, out: Path, work: Work) ->
     _mapped(workers, write, shards, "files written")
     books = _gathered(out, work, len(finished))
     return books, decision, [place for each in cleaned for place in each.damaged]
+
+
+@contextmanager
+def _rare_collection() -> Iterator[None]:
+    """Let Python look for cycles rarely, and only among new objects: blocks make many objects and hardly any cycles.
+
+    Measured: 6% less CPU time and the same memory. Processes that are forked inherit it.
+    """
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 def _blocks(found: Sequence[Source], work: Work, config: CleanConfig) -> Iterator[Block]:
@@ -123,6 +149,8 @@ def _made_from(found: Sequence[Source], config: CleanConfig) -> tuple[dict[str, 
     parents, facts = sources.hashes(found), dict[str, Any]()
     if config.decontaminate.enabled:
         parents |= decontaminate.question_files(config.decontaminate)
+    if config.toxicity.enabled and config.toxicity.words:
+        parents["toxicity/words"] = sha256_file(config.toxicity.words)
     if config.split.enabled:
         parents["tokenizer"] = _tokenizer_hash(Path(config.model.path))
         facts = _template_facts(config)
@@ -130,13 +158,13 @@ def _made_from(found: Sequence[Source], config: CleanConfig) -> tuple[dict[str, 
     return parents, facts
 
 
-def _settings(config: CleanConfig) -> dict[str, Any]:
-    """What decides the output: all settings but places and the engine."""
+def _settings(found: Sequence[Source], config: CleanConfig) -> dict[str, Any]:
+    """What decides the output: all settings but places and the engine, and the inputs' order."""
     tree = to_dict(config)
-    for name in ("inputs", "out", "engine"):
+    for name in ("out", "engine"):
         del tree[name]
     del tree["model"]["path"]
-    return tree
+    return tree | {"inputs": [each.name for each in found]}
 
 
 def _tokenizer_hash(folder: Path) -> str:
@@ -155,15 +183,22 @@ def _template_facts(config: CleanConfig) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ the folders
-def _check_ours(out: Path) -> None:
-    """Refuse a folder that holds anything but a dataset, finished or not."""
+def _check_ours(out: Path, found: Sequence[Source]) -> None:
+    """Refuse a folder that holds anything but a dataset, finished or not, or that holds what is to be read."""
     ours = {"conversations", "ledger.jsonl", "report.html", manifest.NAME, WORK}
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
-    foreign = [path.name for path in out.iterdir() if path.name not in ours] if out.exists() else []
-    foreign = [name for name in foreign if not (name.startswith(".") and name.endswith(".partial"))]
+    inside = next((each.path for each in found if each.path.resolve().is_relative_to(out.resolve())), None)
+    if inside:
+        raise InputError(f"--out {out} holds the input {inside}, which it would replace; give a new folder")
+    foreign = [path.name for path in out.glob("*") if path.name not in ours and not _is_partial(path)]
+    foreign += [path.name for path in out.glob("conversations/*") if not _OUR_SHARD.fullmatch(path.name)]
     if foreign:
         raise InputError(f"--out {out} holds other files ({sorted(foreign)[0]}); give a new folder")
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _remove(out: Path) -> None:
@@ -179,15 +214,12 @@ def _working(out: Path, identity: dict[str, Any]) -> Iterator[Work]:
     """The folder for finished steps: the one that a killed run of the same work left, or a new one; removed at the end.
 
     Raises:
-        InputError: another run is at work in it.
+        InputError: another run is at work in it, or it cannot be made.
     """
     folder = out / WORK
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run is writing {out} right now; wait for it or give another --out") from error
+    with _opened(folder) as lock:
+        if not _locked(lock, _PATIENCE):
+            raise InputError(f"another run is writing {out} right now; wait for it or give another --out")
         identity = json.loads(json.dumps({"vicuna": vicuna.__version__, **identity}))
         work = Work(folder)
         begun = folder / "identity.json"
@@ -200,3 +232,33 @@ def _working(out: Path, identity: dict[str, Any]) -> Iterator[Work]:
             write_json(begun, identity)
         yield work
         shutil.rmtree(folder)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what a run left that was killed at its very end, unless another one is at work there."""
+    if (out / WORK).exists():
+        with _opened(out / WORK) as lock:
+            if _locked(lock, 0):
+                shutil.rmtree(out / WORK)
+
+
+def _opened(folder: Path) -> IO[str]:
+    """The file in a run's folder that is locked while a run is at work there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return open(folder / "lock", "w")
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _locked(lock: IO[str], patience: float) -> bool:
+    """Whether the lock could be had within so many seconds, and is still the one that others will look at."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(lock.fileno()).st_nlink > 0  # else the run that held it has just ended and removed it
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)

@@ -45,8 +45,13 @@ def words(messages: Sequence[str]) -> Words:
     """Hash the words of one or more messages; letter case, punctuation and white space do not count.
 
     A word is a run of letters and digits, or one character of a script that puts no spaces between words. Where no
-    message has a word, all signs are taken for words.
+    message has a word, all signs are taken for words. The arrays cannot be written to: two stages share them.
     """
+    return _words_of(tuple(messages))
+
+
+@functools.lru_cache(1)
+def _words_of(messages: tuple[str, ...]) -> Words:
     text = _MARK.join(messages)
     if text.count(_MARK) != len(messages) - 1:
         text = _MARK.join(each.replace(_MARK, " ") for each in messages)
@@ -60,6 +65,7 @@ def words(messages: Sequence[str]) -> Words:
     found = _words(codes, kinds)
     if len(found.hashes) == len(found.breaks):  # neither letters nor words
         found = _words(codes, np.where(codes > ord(" "), _WORD, kinds))
+    found.hashes.flags.writeable = False
     return found
 
 

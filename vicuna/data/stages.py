@@ -139,6 +139,7 @@ _STAGES: dict[Stage, Callable[[Outcome, CleanConfig], None]] = {
     "decontaminate": _decontaminate,
 }
 _PREPARE: dict[Stage, Callable[[CleanConfig], object]] = {
+    "language": lambda _: language.prepare(),
     "decontaminate": lambda config: decontaminate.prepare(config.decontaminate),
     "toxicity": lambda config: toxicity.scorer(config.toxicity),
     "split": splitter,

@@ -81,19 +81,20 @@ def clean(item: tuple[int, Block], config: CleanConfig, work: Work) -> Cleaned:
     path = work.cleaned(number)
     if not path.exists():
         names = stages.before_dedup(config)
-        outcomes, damaged = [], []
+        outcomes, signatures, damaged = [], [], []
         for record in records(block):
             if record.damaged:
                 damaged.append(f"{record.file}{record.position}: {record.problem}")
             found = stages.begin(record)
             stages.advance(found, names, config)
             outcomes.append(found)
+            if config.dedup.enabled and config.dedup.near:  # at once, while `decontaminate`'s words are still known
+                signatures.append(near.signature(found.chat) if found.chat.rounds else near.NOTHING)
         _few_examples(outcomes)
         facts = json.dumps({"chats": len(outcomes), "damaged": damaged})
         ids = json.dumps([each.chat.id for each in outcomes])
         lines = b"".join(map(outcome.to_line, outcomes))
-        chats = [each.chat for each in outcomes]
-        arrays = _columns(chats, config)
+        arrays = _columns([each.chat for each in outcomes], config) | _bands(signatures, config)
         write_parts(path, {"facts": facts.encode(), "ids": ids.encode(), "outcomes": lines, **arrays})
     return Cleaned(**json.loads(read_bytes(path, "facts")))
 
@@ -110,19 +111,21 @@ def _few_examples(outcomes: Sequence[Outcome]) -> None:
 
 def _columns(chats: Sequence[Chat], config: CleanConfig) -> dict[str, Array]:
     columns = np.zeros((COLUMNS, len(chats)), np.uint64)
-    arrays = {"columns": columns}
     for at, chat in enumerate(chats):
         columns[ID, at] = dedup.id_hash(chat.id)
         columns[LENGTH, at] = sum(len(each.user) + len(each.answer) for each in chat.rounds)
         columns[ALIVE, at] = bool(chat.rounds)
         if config.dedup.enabled and config.dedup.exact:
             columns[KEY_LOW : KEY_HIGH + 1, at] = np.frombuffer(dedup.key(chat), "<u8")
-    if config.dedup.enabled and config.dedup.near:
-        signatures = near.signatures(chats)
-        bands = near.bands(signatures, config.dedup.threshold)
-        arrays["signatures"] = signatures
-        arrays |= {f"band{number}": np.ascontiguousarray(band) for number, band in enumerate(bands.T)}
-    return arrays
+    return {"columns": columns}
+
+
+def _bands(signatures: Sequence[Array], config: CleanConfig) -> dict[str, Array]:
+    if not signatures:
+        return {}
+    rows = np.stack(signatures)
+    bands = near.bands(rows, config.dedup.threshold)
+    return {"signatures": rows} | {f"band{number}": np.ascontiguousarray(band) for number, band in enumerate(bands.T)}
 
 
 # ------------------------------------------------------------------------------------------------ second step

@@ -13,12 +13,17 @@ from vicuna.data.filters import keys, phones
 Place = Callable[[str], str]
 """What stands in place of a find."""
 
+_L = r"A-Za-z0-9\u00c0-\u024f"
+"""Letters and digits of addresses: those of Latin script, so that Chinese may stand next to one."""
 _DOMAIN = re.compile(
-    r"(?a)@(?P<domain>(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,5}[A-Za-z]{2,18})(?![\w@(-])(?!\.\w)"
+    rf"(?a)@(?P<domain>(?:[{_L}](?:[{_L}-]{{0,61}}[{_L}])?\.){{1,5}}[A-Za-z]{{2,18}})(?![\w@(-])(?!\.\w)"
 )
-_LOCAL = re.compile(r"(?a)(?<![\w.%+/=&?$-])[A-Za-z0-9](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_+-])?\Z")
+_LOCAL = re.compile(
+    rf"(?a)(?:(?<![{_L}_.%+/=&?$-])|(?<=mail=)|(?<=user=)|(?<=login=)|(?<=contact=))"
+    rf"[{_L}](?:[{_L}._%+-]{{0,62}}[{_L}_+-])?\Z"
+)
 _NO_DOMAIN = re.compile(
-    r"(?:.*\.)?(?:example|test|invalid|localhost|local|internal)|(?:.*\.)?example\.[a-z]{2,3}|"  # RFC 2606, 6761, 6762
+    r"(?:.*\.)?(?:example|test|invalid|localhost|localdomain|local|lan|internal)|(?:.*\.)?example\.[a-z]{2,3}|"  # RFC 2606, 6761, 6762
     r"(?:.*\.)?(?:your|my|the|some)-?(?:domain|company|site|website|email|organi[sz]ation|server|app|host)\.\w+|"
     r"(?:domain|company|email|website|site|server|test|host|abc|xyz|acme|foo|bar)\.(?:com|org|net)|"
     r".*\.(?:png|jpe?g|gif|svg|webp|css|js|ts|py|html?|json|md|txt|sh|service|timer|target|mount|socket)",
@@ -32,7 +37,7 @@ _NO_ONE = re.compile(
 )
 """Local parts that mean no one in particular."""
 
-_IPV4 = re.compile(r"(?a)(?<![\w.@<>~^-])(?<![^/]/)(?<![=<>!~]=)\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
+_IPV4 = re.compile(r"(?a)(?<![\w.<>~^-])(?<![^/]/)(?<![=<>!~]=)\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?a)(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,34}(?![\w:])")
 _VERSION = re.compile(
     r"(?:versions?|release[ds]?|builds?|updates?|upgrade[ds]?|firmware|driver|ver|section|chapter|clause|net ?mask|§|"
@@ -40,6 +45,13 @@ _VERSION = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 """What stands before four numbers that are a version, a section or a mask."""
+_IS_ADDRESS = re.compile(
+    r"(?:\bip(?:v4)?(?:[ _-]?addr(?:ess)?)?|\bping|\binet|\b(?:ssh|scp|sftp)\b[^\n]{0,40}@)(?:\s+is)?[\s:=\"'`(]*\Z",
+    re.IGNORECASE | re.ASCII,
+)
+"""What stands before four small numbers that are an address all the same."""
+_STAND_INS = frozenset({"1.2.3.4", "1.2.3.5", "2.3.4.5", "4.3.2.1", "5.6.7.8", "9.8.7.6", "11.22.33.44", "12.34.56.78"})
+"""Numbers that people write for any address."""
 _NAME_SERVERS = frozenset(
     {"8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
     | {"2001:4860:4860::8888", "2001:4860:4860::8844", "2606:4700:4700::1111", "2606:4700:4700::1001"}
@@ -47,11 +59,15 @@ _NAME_SERVERS = frozenset(
 """Public name servers, which stand in countless instructions and are nobody's own."""
 
 _CARD = re.compile(
-    r"(?a)(?<![\w.+/-])(?:(?<!\d{4} )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})(?! \d{4})|"
+    r"(?a)(?<![\w.+/-])(?:(?<!\d{4} )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5})(?! \d{4})|"
     r"\d{13,19})(?![\w-]|\.\d)"
 )
-_ISSUER = re.compile(r"4|5[0-8]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[4-9]|30[0-5]|6[0-9]")
-"""How card numbers begin (Visa, Mastercard, Maestro, Amex, Diners, JCB, Discover, UnionPay)."""
+_ISSUED = re.compile(
+    r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|(?:222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"  # Visa, Mastercard
+    r"3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|"  # Amex, Diners, JCB
+    r"6\d{15,18}|5[0678]\d{14,17}"  # Discover, UnionPay, Maestro
+)
+"""How card numbers begin, and how long they are."""
 _TEST_CARDS = frozenset({
     "4242424242424242", "4111111111111111", "4012888888881881", "4000000000000002", "4000056655665556",
     "5555555555554444", "5105105105105100", "2223003122003222", "378282246310005", "371449635398431",
@@ -116,7 +132,7 @@ def _likely(text: str, config: PersonalConfig) -> list[PersonalKind]:
         "key": keys.may_stand(text, shape),
         "email": "@" in text and _DOMAIN.search(text) is not None,
         "card": digits and any(each in shape for each in _CARD_SHAPES),
-        "ip": (digits and shape.count(b"0.0") > 1) or _may_hold_ipv6(shape, data),
+        "ip": (b"0000" in run and shape.count(b"0.0") > 1) or _may_hold_ipv6(shape, data),
         "phone": b"0000000" in run and phones.may_stand(text, shape),
     }
     return [kind for kind, likely in may.items() if likely and kind in config.kinds]
@@ -159,7 +175,7 @@ def _emails(text: str, config: PersonalConfig, place: Place) -> str:
 def _cards(text: str, config: PersonalConfig, place: Place) -> str:
     def judge(match: re.Match[str]) -> str:
         number = re.sub(r"\D", "", match[0])
-        real = 13 <= len(number) <= 19 and _ISSUER.match(number) and _checks(number) and number not in _TEST_CARDS
+        real = _ISSUED.fullmatch(number) and _checks(number) and number not in _TEST_CARDS
         return place(number) if real and len(set(number)) > 3 else match[0]
 
     return _CARD.sub(judge, text)
@@ -184,15 +200,16 @@ def _is_somebodys(text: str) -> bool:
         address = ipaddress.ip_address(text.rstrip(":"))
     except ValueError:
         return False
-    return address.is_global and not address.is_multicast and str(address) not in _NAME_SERVERS
+    return address.is_global and not address.is_multicast and str(address) not in _NAME_SERVERS | _STAND_INS
 
 
 def _is_version(match: re.Match[str]) -> bool:
     """Whether four numbers are a version: a word before says so, or hardly any of them has two digits."""
     if ":" in match[0]:
         return False
+    before = match.string[max(0, match.start() - 60) : match.start()]
     few = sum(len(part) > 1 for part in match[0].split(".")) < 2
-    return few or _VERSION.search(match.string, max(0, match.start() - 40), match.start()) is not None
+    return (few and not _IS_ADDRESS.search(before)) or _VERSION.search(before) is not None
 
 
 def _phones(text: str, config: PersonalConfig, place: Place) -> str:

@@ -4,16 +4,17 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 
-_SPACELESS = (
+SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Kana
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
 )
+"""Letters of scripts that write no spaces between words, as they stand in a character class."""
 _HANGUL = "\u1100-\u11ff\uac00-\ud7af"
 _MARKS = "\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
 """Vowel signs and accents of their own, which `\\w` leaves out although words go on with them."""
-_IN_WORD = rf"(?:[^\W{_SPACELESS}{_HANGUL}]|[{_MARKS}])"
-_NO_SPACES = re.compile(f"[{_SPACELESS}]")
+_IN_WORD = rf"(?:[^\W{SPACELESS}{_HANGUL}]|[{_MARKS}])"
+_NO_SPACES = re.compile(f"[{SPACELESS}]")
 _KOREAN = re.compile(f"[{_HANGUL}]")
 _NOT_ASCII_WORD = bytes(each if chr(each).isalnum() and each < 128 else 32 for each in range(256))
 

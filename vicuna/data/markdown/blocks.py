@@ -58,10 +58,12 @@ def _fenced(code: str, language: str) -> str:
 
 def _list_text(block: Block, other: bool) -> str:
     """The list with its markers: `-` and `1.`, or `*` and `1)` in the `other` style."""
-    lines = []
-    for number, item in enumerate(block.items, block.number):
-        marker = ("*" if other else "-") if block.kind == "ul" else f"{number}{')' if other else '.'}"
-        lines.append(f"{marker} {item}" if item else marker)
+    if block.kind == "ul":
+        bullet = "*" if other else "-"
+        lines = [f"{bullet} {item}" if item else bullet for item in block.items]
+    else:
+        dot = ")" if other else "."
+        lines = [f"{at}{dot} {item}" if item else f"{at}{dot}" for at, item in enumerate(block.items, block.number)]
     return ("\n\n" if block.loose else "\n").join(lines)
 
 
@@ -73,6 +75,5 @@ def prefix(text: str, mark: str) -> str:
 
 def indent(text: str, by: str) -> str:
     """Indent all lines but the first; empty lines stay empty."""
-    if "\n" not in text:
-        return text
-    return "\n".join(by + line if line and at else line for at, line in enumerate(text.split("\n")))
+    first, *others = text.split("\n")
+    return "\n".join([first, *[by + line if line else line for line in others]])

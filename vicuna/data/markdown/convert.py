@@ -1,8 +1,8 @@
 """HTML of chat pages → the markdown it was made from.
 
 The converter walks lxml's tree once. Code stays byte for byte, formulas come back as TeX, the page's own controls go,
-and text is escaped only where markdown would misread it. `vicuna.data.markdown.generic` holds an independent converter for pages
-of unknown origin behind the same signature.
+and text is escaped only where markdown would misread it. `vicuna.data.markdown.generic` holds an independent converter
+for pages of unknown origin behind the same signature.
 """
 
 import re
@@ -68,10 +68,10 @@ def _blocks(element: Element, depth: int, *, first: bool = False) -> list[Block]
         return _flush([(TEXT, dom.visible_text(element))])
     text = element.text
     if not len(element):
-        return _flush([(TEXT, text)]) if text else []
+        return _text_blocks(text)
     out: list[Block] = []
     run: list[Piece] = []
-    if text and not (text.isspace() and text.isascii()):
+    if text and not _is_blank(text):
         run.append((TEXT, text))
     for child in element:
         first = first and not out and not any(value.strip() for _, value in run)
@@ -84,7 +84,7 @@ def _blocks(element: Element, depth: int, *, first: bool = False) -> list[Block]
                 out += _flush(run)
                 run = []
             out += blocks
-        if (tail := child.tail) and (run or not (tail.isspace() and tail.isascii())):
+        if (tail := child.tail) and (run or not _is_blank(tail)):
             run.append((TEXT, tail))
     return out + _flush(run) if run else out
 
@@ -92,6 +92,16 @@ def _blocks(element: Element, depth: int, *, first: bool = False) -> list[Block]
 def _flush(run: list[Piece]) -> list[Block]:
     text = paragraph(run)
     return [Block("p", text)] if text else []
+
+
+def _text_blocks(text: str | None) -> list[Block]:
+    """The paragraph that a text without markup becomes."""
+    return _flush([(TEXT, text)]) if text and not _is_blank(text) else []
+
+
+def _is_blank(text: str) -> bool:
+    """Whether a text is nothing but white space that a browser would collapse."""
+    return text.isspace() and text.isascii()
 
 
 def _block(element: Element, depth: int, first: bool = False) -> list[Block] | None:
@@ -160,7 +170,7 @@ def _code(code: Code) -> list[Block]:
     block = Block("pre", code.text, language=code.language)
     if not code.before and not code.after:
         return [block]
-    return [*_flush([(TEXT, code.before)]), block, *_flush([(TEXT, code.after)])]
+    return [*_text_blocks(code.before), block, *_text_blocks(code.after)]
 
 
 def _quote(element: Element, depth: int) -> list[Block]:
@@ -178,22 +188,26 @@ def _list(element: Element, depth: int) -> list[Block]:
         return _flush([(TEXT, dom.visible_text(element))])
     items: list[list[Block]] = []
     loose = False
-    if (text := element.text) and (stray := _flush([(TEXT, text)])):
+    if stray := _text_blocks(element.text):
         items.append(stray)
     for child in element:
-        loose = loose or (len(child) > 0 and next(child.iterchildren("p"), None) is not None)
+        loose = loose or (len(child) > 0 and _has_paragraph(child))
         if child.tag == "li":
             items.append(_blocks(child, depth + 1))
         elif not dom.is_debris(child) and (stray := _loose(child, depth + 1)):
             items[-1:] = [items[-1] + stray] if items else [stray]
-        if (tail := child.tail) and (stray := _flush([(TEXT, tail)])):
+        if stray := _text_blocks(child.tail):
             items.append(stray)
     return _list_of(items, loose, _start(element) if element.tag == "ol" else None)
 
 
 def _lonely_item(element: Element, depth: int) -> list[Block]:
     """A list item outside of a list."""
-    return _list_of([_blocks(element, depth + 1)], any(child.tag == "p" for child in element), None)
+    return _list_of([_blocks(element, depth + 1)], _has_paragraph(element), None)
+
+
+def _has_paragraph(item: Element) -> bool:
+    return "p" in [child.tag for child in item]
 
 
 def _start(element: Element) -> int:
@@ -208,16 +222,18 @@ def _list_of(items: list[list[Block]], loose: bool, number: int | None) -> list[
         loose: blank lines stand between the items.
         number: of the first item; None for bullets.
     """
+    if not items:
+        return []
     texts = []
     for at, blocks in enumerate(items):
-        width = len("- ") if number is None else len(f"{number + at}. ")
         if blocks and blocks[0].kind == "hr":  # `- ---` would be one rule
             blocks = [Block("hr", "___"), *blocks[1:]]
-        texts.append(indent(join(blocks, tight=not loose), " " * width))
-    if not texts:
-        return []
+        text = join(blocks, tight=not loose)
+        if "\n" in text:
+            text = indent(text, " " * (len("- ") if number is None else len(f"{number + at}. ")))
+        texts.append(text)
     kind, first = ("ul", 1) if number is None else ("ol", number)
-    return [Block(kind, items=tuple(texts), number=first, loose=loose)]
+    return [Block(kind, "", tuple(texts), first, loose)]
 
 
 def _terms(element: Element, depth: int) -> list[Block]:
@@ -257,7 +273,7 @@ def _table(element: Element, depth: int) -> list[Block]:
     table = cells.read(element)
     out: list[Block] = []
     for stray in table.stray:
-        out += _flush([(TEXT, stray)]) if isinstance(stray, str) else _loose(stray, depth + 1)
+        out += _text_blocks(stray) if isinstance(stray, str) else _loose(stray, depth + 1)
     text = cells.pipe_table(cells.grid(table.rows), lambda cell: _cell(cell, depth))
     return [*out, Block("table", text)] if text else out
 

@@ -13,9 +13,7 @@ Element = etree._Element
 UNSEEN = frozenset({"button", "svg", "script", "style", "iframe", "noscript", "template", "select", "head", "mat-icon"})
 """Elements that show no text of the answer: controls, drawings, programs."""
 _CLOSED = ("button", "svg", "iframe")
-_CONTENT = frozenset(
-    {"p", "pre", "ul", "ol", "li", "table", "td", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6"}
-)
+_CONTENT = frozenset({"p", "pre", "ul", "ol", "li", "table", "td", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6"})
 _NOT_PLAIN = (*sorted(UNSEEN), "br")
 
 _CONTROLS = (
@@ -57,7 +55,7 @@ def hide_controls(root: Element, html: str) -> None:
 
 
 def _swallowed(control: Element) -> bool:
-    return any(each.tag in _CONTENT for each in control.iterdescendants())
+    return not _CONTENT.isdisjoint([each.tag for each in control.iterdescendants()])
 
 
 @functools.cache

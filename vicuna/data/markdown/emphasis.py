@@ -34,7 +34,8 @@ def with_delimiters(pieces: list[Piece]) -> list[Piece]:
         return _code_spans(pieces)
     if len(pieces) > _MOST:
         return _mark(_without_emphasis(pieces))
-    pieces = _filtered(pieces, lambda inside, value: value != "del" or value not in inside)  # ~~~~ would be a fence
+    if (OPEN, "del") in pieces:
+        pieces = _filtered(pieces, lambda inside, value: value != "del" or value not in inside)  # ~~~~ would be a fence
     marked = _mark(_shrink_emphasis(pieces))
     for simpler in (_without_twice, _without_inner, _without_emphasis):
         if _reads_back(marked):
@@ -206,14 +207,18 @@ def _shrink_emphasis(pieces: list[Piece]) -> list[Piece]:
 def _fit(pieces: list[Piece], at: int) -> list[Piece]:
     """The same pieces with the emphasis that opens at `at` shrunk, or without it where it cannot be written."""
     end = _partner(pieces, at)
+    opening_blocked = _blocked(_character(pieces, at, -1), _character(pieces, at, 1))
+    closing_blocked = _blocked(_character(pieces, end, 1), _character(pieces, end, -1))
+    if not (opening_blocked or closing_blocked):
+        return pieces
     before, inner, after = pieces[:at], pieces[at + 1 : end], pieces[end + 1 :]
-    if _blocked(_character(pieces, at, -1), _character(pieces, at, 1)):
+    if opening_blocked:
         kind, text = inner[0]
         edge = _LEADING_MARKS.match(text)
         if kind is not TEXT or not edge or edge.end() == len(text):
             return before + inner + after
         before, inner = [*before, (TEXT, edge[0])], [(TEXT, text[edge.end() :]), *inner[1:]]
-    if _blocked(_character(pieces, end, 1), _character(pieces, end, -1)):
+    if closing_blocked:
         kind, text = inner[-1]
         edge = _TRAILING_MARKS.search(text)
         if kind is not TEXT or not edge or edge.start() == 0:

@@ -20,7 +20,7 @@ def paragraph(pieces: list[Piece], line_break: str = "  \n") -> str:
             headings and cells: there line ends become spaces, and no line start can be misread.
     """
     lines = "\n" in line_break
-    if pieces and pieces[-1][0] is TEXT:  # white space at the end shows nothing
+    if pieces and pieces[-1][0] is TEXT and pieces[-1][1][-1:].isspace():  # at the end it shows nothing
         pieces[-1] = (TEXT, pieces[-1][1].rstrip(HTML_SPACE))
     text = plain(pieces, lines=lines)
     if text is None:

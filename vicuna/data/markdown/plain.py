@@ -6,7 +6,19 @@ way (`vicuna.data.markdown.inline`) would have written.
 
 import re
 
-from vicuna.data.markdown.pieces import BREAK, CLOSE, CODE, EMPHASIS, HTML_SPACE, OPEN, RAW, TEXT, Kind, Piece, code_span
+from vicuna.data.markdown.pieces import (
+    BREAK,
+    CLOSE,
+    CODE,
+    EMPHASIS,
+    HTML_SPACE,
+    OPEN,
+    RAW,
+    TEXT,
+    Kind,
+    Piece,
+    code_span,
+)
 
 _MAY_NEED_CARE = re.compile(r"[\\`*_~\[\]<&\n\t\r\f]").search
 """Characters of text that markdown may misread, and white space that may need tidying."""
@@ -16,7 +28,6 @@ _NEEDS_CARE = re.compile(
     | (?<!\s)\* | \*(?!\s)             # nor is an asterisk between spaces
     | <(?:[A-Za-z/!?]|\Z)
     | &\#?\w{0,40}(?:;|\Z)
-    | \](?:[\[(:]|\Z)
     | [ \n]\n | \n[ ] | \A\n | \n\Z
     """,
     re.VERBOSE,
@@ -37,7 +48,8 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
     out: list[str] = []
     last = ""  # the last character of text
     far = ""  # on the far side of the delimiter just written
-    opened = closed = inside = bracket = linked = False
+    inside = ""  # delimiters that are open; only `***` holds two
+    opened = closed = bracket = linked = False
     for kind, value in pieces:
         if kind is TEXT:
             if last == "\n" or not out:
@@ -51,18 +63,23 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
                     return None
                 bracket = bracket or "[" in value or "]" in value
         elif value in EMPHASIS and (kind is OPEN or kind is CLOSE):
-            if opened or closed or inside is (kind is OPEN) or (inside and last.isspace()):
+            mark = EMPHASIS[value]
+            if not (opened or closed):
+                far = last
+            if kind is CLOSE and not (opened or last.isspace()):
+                inside, closed = inside[: -len(mark)], True
+            elif kind is OPEN and not closed and (not inside or (opened and inside == "*" and mark == "**")):
+                inside, opened = inside + mark, True
+            else:
                 return None
-            far, inside = last, not inside
-            opened, closed = inside, not inside
-            out.append(EMPHASIS[value])
+            out.append(mark)
             continue
         else:
             linked = linked or kind is OPEN
             value = _markup(kind, value, last)
             if not value or (kind is BREAK and (opened or not lines)):
                 return None
-        if (opened and not _may_open(far, value[0])) or (closed and not _may_close(far, value[0])):
+        if (opened and not _may_open(far, value[0])) or (closed and (inside or not _may_close(far, value[0]))):
             return None
         opened = closed = False
         out.append(value)
@@ -89,7 +106,7 @@ def _markup(kind: Kind, value: str, last: str) -> str:
     if kind is OPEN:
         return "[" if last != "!" else ""
     if kind is CLOSE:
-        return value if last != " " else ""
+        return value if not last.isspace() else ""
     return _BREAK if last not in _NO_SPACE_AFTER and last else ""
 
 
