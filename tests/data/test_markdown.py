@@ -60,6 +60,16 @@ def test_the_old_form_with_the_label_as_text_gives_language_and_code():
     assert html_to_markdown("<pre>pythonCopy codex = 1\n</pre>") == "```python\nx = 1\n```"
 
 
+def test_code_in_a_button_that_lost_its_end_is_kept_with_its_language():
+    html = "<pre><div><span>python</span><button>Copy code<div><code>x = 1\n</code></div></div></pre><p>after</p>"
+    assert html_to_markdown(html) == "```python\nx = 1\n```\n\nafter"
+
+
+def test_text_that_damage_put_before_the_code_stands_above_it_line_by_line():
+    html = "<pre><p>One.<br>Two.</p><div><code>x = 1\n</code></div></pre>"
+    assert html_to_markdown(html) == "One.\nTwo.\n\n```\nx = 1\n```"
+
+
 def test_code_that_holds_a_fence_gets_a_longer_one():
     markdown = html_to_markdown("<pre><code>```python\nx\n```\n</code></pre>")
     assert markdown == "````\n```python\nx\n```\n````"
@@ -321,3 +331,42 @@ def test_the_general_converter_agrees_on_an_ordinary_page():
         + katex("a^2", True)
     )
     assert generic.html_to_markdown(html) == html_to_markdown(html)
+
+
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ("<p>one<br>\ntwo</p>", "one  \ntwo"),
+        ("<p>one<br>- two<br><br>three<br></p>", "one  \n\\- two\\\n\\\nthree"),
+        ("<p><b>one<br></b>two</p>", "**one**  \ntwo"),
+        ('<p><a href="u">one<br></a>two</p>', "[one  \n](u)two"),
+        ("<ul><li>one\n<ul><li>two</li></ul></li></ul>", "- one\n  - two"),
+        ("<p>a <em><strong>b</strong></em> c, <em><strong>d</strong> e</em></p>", "a ***b*** c, ***d** e*"),
+        ("<p>Yours,\n[Name]</p>", "Yours,\n[Name]"),
+        ("<p>[Name]<code>x</code>: [a]<em>b</em></p>", "[Name]`x`: [a]*b*"),
+    ],
+)
+def test_breaks_and_ends_of_lines_and_nested_emphasis(html, markdown):
+    assert html_to_markdown(html) == markdown
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("<![if foo barThe average man goes home.</p><p>Next.", "<![if foo barThe average man goes home.\n\nNext."),
+        ("a <!-- a comment --> b", "a b"),
+        ("a <!-- never closed</p><p>b", "a \\<!-- never closed\n\nb"),
+        ("a <!foo bar> b", "a <!foo bar> b"),
+        ("a <? b</p><p>c ?> d", "a <? b\n\nc ?> d"),
+        ("a <?xml version='1.0'?> b", "a b"),
+        ("a <![if mso]>b<![endif]> c", "a b c"),
+    ],
+)
+def test_only_whole_comments_and_declarations_go(inside, expected):
+    found = html_to_markdown(f'<div class="markdown prose"><p>{inside}</p></div>')
+    assert found.replace("\\<", "<") == expected.replace("\\<", "<")
+
+
+def test_many_openings_that_never_close_take_no_longer_than_other_text():
+    text = "<!-- <? <![CDATA[ <![if <!doctype " * 20_000
+    assert html_to_markdown(f"<div class='markdown prose'><p>{text}</p></div>").count("doctype") == 20_000

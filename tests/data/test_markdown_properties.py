@@ -12,7 +12,7 @@ from vicuna.data.config import MarkdownConfig
 from vicuna.data.markdown import html_to_markdown
 from vicuna.data.markdown.emphasis import with_delimiters
 from vicuna.data.markdown.escape import escape
-from vicuna.data.markdown.inline import _tidy, paragraph
+from vicuna.data.markdown.inline import _tidy
 from vicuna.data.markdown.pieces import BREAK, CLOSE, CODE, OPEN, RAW, TEXT
 from vicuna.data.markdown.plain import plain
 from vicuna.data.pages import to_text
@@ -121,7 +121,7 @@ def test_the_short_way_writes_what_the_long_way_would_have_written(pieces, lines
 @settings(max_examples=300, deadline=None)
 @given(spans, st.sampled_from([" ", "\n", " \n\t"]))
 def test_white_space_at_the_end_of_a_paragraph_changes_nothing(pieces, space):
-    assert paragraph([*pieces, (TEXT, space)]) == paragraph([*pieces])
+    assert _tidy([*pieces, (TEXT, space)], "  \n") == _tidy(pieces, "  \n")
 
 
 TAGS = """<div> </div> <p> </p> <ul> <li> </li> </ul> <table> <tr> <td> </table> <pre> </pre> <code> </code> <b> </b>

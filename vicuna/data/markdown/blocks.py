@@ -56,6 +56,28 @@ def _fenced(code: str, language: str) -> str:
     return f"{fence}{language}\n{code}\n{fence}" if code else f"{fence}{language}\n{fence}"
 
 
+def list_of(items: list[list[Block]], loose: bool, number: int | None) -> list[Block]:
+    """The block of a list, or none where there are no items.
+
+    Args:
+        items: the blocks of each item.
+        loose: blank lines stand between the items.
+        number: of the first item; None for bullets.
+    """
+    if not items:
+        return []
+    texts = []
+    for at, blocks in enumerate(items):
+        if blocks and blocks[0].kind == "hr":  # `- ---` would be one rule
+            blocks = [Block("hr", "___"), *blocks[1:]]
+        text = join(blocks, tight=not loose)
+        if "\n" in text:
+            text = indent(text, " " * (len("- ") if number is None else len(f"{number + at}. ")))
+        texts.append(text)
+    kind, first = ("ul", 1) if number is None else ("ol", number)
+    return [Block(kind, "", tuple(texts), first, loose)]
+
+
 def _list_text(block: Block, other: bool) -> str:
     """The list with its markers: `-` and `1.`, or `*` and `1)` in the `other` style."""
     if block.kind == "ul":

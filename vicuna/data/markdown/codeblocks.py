@@ -44,14 +44,13 @@ def read_pre(pre: Element) -> Code:
         by_class = next((name for each in (*found, pre) if (name := language_of(each))), "")
         return Code(language or by_class, code.removesuffix("\n"))
     (element,) = found
-    before, after = text_around(pre, element)
+    before, code, after = text_around(pre, element)
     header = _LABELS.sub("", before.strip())
     language = language_of(element) or language_of(pre)
     named = _named(header.lower() if element.tag == "div" else header, language)
     if named is not None:
         language, header = named, ""
-    code = visible_text(element).removesuffix("\n")
-    return Code(language.replace("`", ""), code, header, _LABELS.sub("", after.strip()))
+    return Code(language.replace("`", ""), code.removesuffix("\n"), header, _LABELS.sub("", after.strip()))
 
 
 def read_stray(code: Element) -> Code:
@@ -103,7 +102,8 @@ def label_above(label: str, language: str, *, sure: bool) -> str | None:
 
 def language_of(element: Element) -> str:
     """The language that an element's class names (`language-python`), or ""."""
-    named = _CLASS_LANGUAGE.search(classes(element))
+    names = element.get("class")
+    named = _CLASS_LANGUAGE.search(names) if names and "lang" in names else None
     return named[1] if named else ""
 
 

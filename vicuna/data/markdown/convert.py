@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from vicuna.data.debris import COPIED
 from vicuna.data.markdown import cells, codeblocks, dom, formulas
-from vicuna.data.markdown.blocks import Block, indent, join, prefix
+from vicuna.data.markdown.blocks import Block, indent, join, list_of, prefix
 from vicuna.data.markdown.codeblocks import Code
 from vicuna.data.markdown.dom import Element
-from vicuna.data.markdown.inline import paragraph
+from vicuna.data.markdown.inline import paragraph, text_paragraph
 from vicuna.data.markdown.pieces import BREAK, TEXT, Piece
 from vicuna.data.markdown.spans import DEEPEST, INLINE, add_inline, pieces_of
 from vicuna.data.markdown.tree import TooDeepError, parse, text_only
@@ -96,7 +96,8 @@ def _flush(run: list[Piece]) -> list[Block]:
 
 def _text_blocks(text: str | None) -> list[Block]:
     """The paragraph that a text without markup becomes."""
-    return _flush([(TEXT, text)]) if text and not _is_blank(text) else []
+    written = text_paragraph(text) if text and not _is_blank(text) else ""
+    return [Block("p", written)] if written else []
 
 
 def _is_blank(text: str) -> bool:
@@ -196,14 +197,14 @@ def _list(element: Element, depth: int) -> list[Block]:
             items.append(_blocks(child, depth + 1))
         elif not dom.is_debris(child) and (stray := _loose(child, depth + 1)):
             items[-1:] = [items[-1] + stray] if items else [stray]
-        if stray := _text_blocks(child.tail):
+        if (tail := child.tail) and (stray := _text_blocks(tail)):
             items.append(stray)
-    return _list_of(items, loose, _start(element) if element.tag == "ol" else None)
+    return list_of(items, loose, _start(element) if element.tag == "ol" else None)
 
 
 def _lonely_item(element: Element, depth: int) -> list[Block]:
     """A list item outside of a list."""
-    return _list_of([_blocks(element, depth + 1)], _has_paragraph(element), None)
+    return list_of([_blocks(element, depth + 1)], _has_paragraph(element), None)
 
 
 def _has_paragraph(item: Element) -> bool:
@@ -213,27 +214,6 @@ def _has_paragraph(item: Element) -> bool:
 def _start(element: Element) -> int:
     start = element.get("start") or "1"
     return int(start) if start.isascii() and start.isdigit() and len(start) <= 9 else 1
-
-
-def _list_of(items: list[list[Block]], loose: bool, number: int | None) -> list[Block]:
-    """
-    Args:
-        items: the blocks of each item.
-        loose: blank lines stand between the items.
-        number: of the first item; None for bullets.
-    """
-    if not items:
-        return []
-    texts = []
-    for at, blocks in enumerate(items):
-        if blocks and blocks[0].kind == "hr":  # `- ---` would be one rule
-            blocks = [Block("hr", "___"), *blocks[1:]]
-        text = join(blocks, tight=not loose)
-        if "\n" in text:
-            text = indent(text, " " * (len("- ") if number is None else len(f"{number + at}. ")))
-        texts.append(text)
-    kind, first = ("ul", 1) if number is None else ("ol", number)
-    return [Block(kind, "", tuple(texts), first, loose)]
 
 
 def _terms(element: Element, depth: int) -> list[Block]:

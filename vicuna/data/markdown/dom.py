@@ -76,7 +76,7 @@ def visible_text(element: Element) -> str:
     if not len(element):
         return element.text or ""
     if next(element.iterdescendants(*_NOT_PLAIN), None) is None:
-        return etree.tostring(element, method="text", encoding="unicode", with_tail=False)
+        return _all_text(element)
     return "".join(_visible(element))
 
 
@@ -97,8 +97,8 @@ def _visible(element: Element) -> Iterator[str]:
         stack.extend((child, True) for child in reversed(node))
 
 
-def text_around(outer: Element, inner: Element) -> tuple[str, str]:
-    """The visible text of `outer` before and after `inner`, which stands somewhere in it.
+def text_around(outer: Element, inner: Element) -> tuple[str, str, str]:
+    """The visible text of `outer` before, in and after `inner`, which stands somewhere in it.
 
     What shows no text is taken out of `outer`, unless `inner` stands in it: a button that lost its end.
     """
@@ -108,13 +108,17 @@ def text_around(outer: Element, inner: Element) -> tuple[str, str]:
         if control.tag in UNSEEN:
             control.tag = "span"
     etree.strip_elements(outer, *UNSEEN, with_tail=False)
+    for line_break in outer.iter("br"):
+        line_break.tail = "\n" + (line_break.tail or "")
     before: list[str] = []
     after: list[str] = []
     for node in path:
-        for above in node.itersiblings(preceding=True):
-            before += (above.tail or "", visible_text(above))
+        before += [_all_text(above, tail=True) for above in node.itersiblings(preceding=True)]
         after.append(node.tail or "")
-        for below in node.itersiblings():
-            after += (visible_text(below), below.tail or "")
+        after += [_all_text(below, tail=True) for below in node.itersiblings()]
         before.append(cast("Element", node.getparent()).text or "")
-    return "".join(reversed(before)), "".join(after)
+    return "".join(reversed(before)), _all_text(inner), "".join(after)
+
+
+def _all_text(element: Element, *, tail: bool = False) -> str:
+    return etree.tostring(element, method="text", encoding="unicode", with_tail=tail)

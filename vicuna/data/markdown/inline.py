@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vicuna.data.markdown.emphasis import with_delimiters
 from vicuna.data.markdown.escape import escape, escape_line_starts
 from vicuna.data.markdown.pieces import BREAK, CLOSE, EMPHASIS, HTML_SPACE, OPEN, TEXT, Piece
-from vicuna.data.markdown.plain import plain
+from vicuna.data.markdown.plain import plain, plain_text
 
 _SPACES = re.compile(r"[ \t\r\f]*\n[ \t\r\n\f]*|[ \t\r\f]+")
 
@@ -25,9 +25,17 @@ def paragraph(pieces: list[Piece], line_break: str = "  \n") -> str:
     text = plain(pieces, lines=lines)
     if text is None:
         text = escape(with_delimiters(_tidy(pieces, line_break)))
-    if not lines or (text[:1].isalpha() and "\n" not in text):
-        return text
-    return escape_line_starts(text)
+    return _with_line_starts(text) if lines else text
+
+
+def text_paragraph(text: str) -> str:
+    """The same for a text without markup."""
+    short = plain_text(text, lines=True)
+    return paragraph([(TEXT, text)]) if short is None else _with_line_starts(short)
+
+
+def _with_line_starts(text: str) -> str:
+    return text if text[:1].isalpha() and "\n" not in text else escape_line_starts(text)
 
 
 @dataclass

@@ -44,7 +44,7 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
         lines: line ends may stay; what stands at the start of a line is not judged here.
     """
     if len(pieces) == 1 and pieces[0][0] is TEXT:
-        return _plain_text(pieces[0][1], lines)
+        return plain_text(pieces[0][1], lines=lines)
     out: list[str] = []
     last = ""  # the last character of text
     far = ""  # on the far side of the delimiter just written
@@ -88,7 +88,8 @@ def plain(pieces: list[Piece], *, lines: bool) -> str | None:
     return None if last == "\n" or (bracket and (linked or _REFERENCE(text))) else text
 
 
-def _plain_text(text: str, lines: bool) -> str | None:
+def plain_text(text: str, *, lines: bool) -> str | None:
+    """`plain` for a paragraph without any markup."""
     text = text.strip(HTML_SPACE)
     if "  " in text:
         return None
