@@ -44,6 +44,7 @@ def escape(pieces: list[Piece]) -> str:
     marks: set[int] = set()
     kinds = bytearray()  # for each character of `joined`, the kind of its piece
     in_link = False
+    lasts = joined.rfind(">"), max(map(joined.rfind, ("][", "](", "]:")))
     several_ticks = "`" in joined and len(CODE_RUNS.findall(joined)) > 1
     for kind, value in pieces:
         if kind is TEXT:
@@ -51,7 +52,7 @@ def escape(pieces: list[Piece]) -> str:
                 if found[0] == "`":
                     if several_ticks:
                         marks.add(len(kinds) + found.start())
-                elif _needs_backslash(joined, len(kinds) + found.start(), in_link):
+                elif _needs_backslash(joined, len(kinds) + found.start(), in_link, lasts):
                     marks.add(len(kinds) + found.start())
         elif kind is OPEN and value == "[":
             in_link = True
@@ -74,18 +75,21 @@ def _with_backslashes(text: str, marks: set[int]) -> str:
     return "".join([*out, text[last:]])
 
 
-def _needs_backslash(text: str, at: int, in_link: bool) -> bool:
-    """Whether the character of literal text at `at` would be misread; emphasis and backticks are judged elsewhere."""
+def _needs_backslash(text: str, at: int, in_link: bool, lasts: tuple[int, int]) -> bool:
+    """Whether the character of literal text at `at` would be misread; emphasis and backticks are judged elsewhere.
+
+    `lasts` says where the last `>` stands, and the last end of a link's text.
+    """
     character, follows = text[at], text[at + 1 : at + 2]
     if character == "\\":
         return follows in ASCII_PUNCTUATION or follows in ("", "\n") or text.startswith("  \n", at + 1)
     if character == "[":
-        return in_link or bool(re.search(r"\][\[(:]", text[at:]))
+        return in_link or lasts[1] > at
     if character == "]":
         return in_link
     if character == "<":
         tag = follows.isascii() and (follows.isalpha() or follows in ("/", "!", "?")) and follows != ""
-        return tag and (">" in text[at:] or at == 0 or text[at - 1] == "\n")
+        return tag and (lasts[0] > at or at == 0 or text[at - 1] == "\n")
     if character == "&":
         entity = ENTITY.match(text, at)
         return entity is not None and (not entity[1] or entity[1] + ";" in html.entities.html5)
