@@ -13,7 +13,11 @@ from typing import IO, Any, Literal
 from vicuna.errors import InputError
 
 _TEMPORARY = ".partial"
-_BOM, _ZSTD = b"\xef\xbb\xbf", b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+_ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
+"""How zstd data begins: with a frame, or (from programs that compress in parallel) with one that readers pass over."""
+_COMPRESSED = 1 << 14
+"""zstd data read at once: all that it unpacks to comes at once too."""
 _TAIL = 1 << 16
 """Bytes read at once when the end of a log is looked for."""
 
@@ -204,25 +208,44 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """
     start = file.read(4)
     file.seek(0)
-    if start != _ZSTD:
+    if not is_zstd(start):
         yield from file
         return
+    rest = b""
+    try:
+        for piece in unzstd(file):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line + b"\n" for line in whole)
+    except EOFError as error:
+        raise OSError(f"the compressed data breaks off: {error}") from error
+    if rest:
+        yield rest
+
+
+def is_zstd(start: bytes) -> bool:
+    """Whether a file that begins with these (four or more) bytes is compressed with zstd."""
+    return _ZSTD.match(start) is not None
+
+
+def unzstd(file: IO[bytes]) -> Iterator[bytes]:
+    """What zstd data unpacks to, in pieces; it may be several frames one after another.
+
+    Raises:
+        EOFError: the data breaks off or is damaged; the pieces before are right.
+    """
     from zstandard import ZstdDecompressor, ZstdError
 
-    frame, rest = ZstdDecompressor().decompressobj(), b""
-    for chunk in iter(lambda: file.read(_TAIL), b""):
+    frame = ZstdDecompressor().decompressobj()
+    while chunk := file.read(_COMPRESSED):
         while chunk:
             frame = ZstdDecompressor().decompressobj() if frame.eof else frame
             try:
-                *whole, rest = (rest + frame.decompress(chunk)).split(b"\n")
+                yield frame.decompress(chunk)
             except ZstdError as error:
-                raise OSError(f"damaged compressed data: {error}") from error
-            yield from (line + b"\n" for line in whole)
+                raise EOFError(f"damaged zstd data: {error}") from error
             chunk = frame.unused_data if frame.eof else b""
     if not frame.eof:
-        raise OSError("the compressed data breaks off")
-    if rest:
-        yield rest
+        raise EOFError("the last zstd frame is not complete")
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:

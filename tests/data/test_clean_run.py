@@ -74,13 +74,17 @@ def test_a_mistake_on_ray_is_one_line(tmp_path):
 
 
 def kill_and_go_on(command, out, chance, kills):
-    """Start the command again and again, killing it at random moments; then let it finish. How often it was killed."""
+    """Start the command again and again, killing it when it has written a few more files; then let it finish.
+
+    Returns:
+        how often it was killed.
+    """
     killed = 0
     for _ in range(kills):
+        enough = len(list(out.rglob("*"))) + chance.randint(1, 30)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + chance.uniform(0.2, 3)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
+        while process.poll() is None and len(list(out.rglob("*"))) < enough:
+            time.sleep(chance.uniform(0, 0.01))
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             killed += 1

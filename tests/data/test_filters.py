@@ -82,7 +82,8 @@ def test_chats_held_with_plugins_are_dropped_unless_wanted():
     "answer",
     [
         "Too many requests in 1 hour. Try again later.", "(!)Too many requests in 1 hour. Try again later.",
-        "Network Error",
+        "Network Error", "⚠️ network error.", "Rate limit reached for gpt-3.5-turbo in organization org-x on requests.",
+        "You've hit the Plus plan limit for GPT-4o.", "This prompt may violate our usage policies.",
         "Once upon a time\n\nnetwork error", "There was an error generating a response",
         "Something went wrong. If this issue persists please contact us through our help center at help.openai.com.",
     ],
@@ -99,6 +100,7 @@ def test_error_messages_in_the_answers_place_are_found(answer):
         "A network error means that the network failed.",
         "The server replied with 429.\n\nToo many requests were sent.",
         "If you see `network error`, reload the page.", "Something went wrong with the cake because the oven was cold.",
+        "Rate limit reached for the day? Wait until midnight.", "You exceeded the limit.\n\nNetwork errors: try again.",
     ],
 )  # fmt: skip
 def test_answers_about_errors_are_no_errors(answer):
@@ -136,6 +138,8 @@ def test_a_chat_that_nothing_is_wrong_with_is_the_same_object():
         "Unfortunately, I am unable to provide medical advice.", "I'm just an AI, so I cannot feel pain.",
         "As an AI developed by OpenAI, I don't have personal opinions.", "I will not engage in hateful talk.",
         "It is not appropriate for me to write such a text.", "My apologies, but I won't be able to do that.",
+        "I apologize, but I'm not able to help with that request.", "I'm really sorry, but I can't do that.",
+        "I must decline.",
     ],
 )  # fmt: skip
 def test_refusals_are_known(answer):
@@ -151,6 +155,7 @@ def test_refusals_are_known(answer):
         "As an AI researcher, I do not need a laboratory.", "Unfortunately, the file cannot be opened.",
         "I can't help but notice the missing bracket.", "I cannot wait to see it! Here is the plan.",
         "As a language, Latin cannot be called dead.", "It is not appropriate: use `is None` instead.",
+        "I'm unable to see an error in your code: the loop ends.", "I'm not able to say more than that it is good.",
     ],
 )  # fmt: skip
 def test_answers_that_only_sound_like_refusals_are_none(answer):

@@ -35,6 +35,21 @@ PERSONAL = [
     ('api_key = "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"', 'api_key = "[KEY]"'),
     ('password = "gR7!kq2ZpWx9"', 'password = "[KEY]"'),
     ("postgres://bob:Xk29fLq8Zt@db.corp.net/x", "postgres://bob:[KEY]@db.corp.net/x"),
+    ("redis://:p8Kd03jfLq2@cache.corp.net", "redis://:[KEY]@cache.corp.net"),
+    ("export DB_PASSWORD=k3Lm9Qr2Tz7V", "export DB_PASSWORD=[KEY]"),
+    ("aws_secret_access_key = wJa2rXU4nFE/K7MDE9G/bPx3fiC5q81kdL02ZmQ8", "aws_secret_access_key = [KEY]"),
+    ("x-api-key: 8f14e45fceea167a5a36dedd4bea2543", "x-api-key: [KEY]"),
+    ("my password is Hx7!kL92qPz.", "my password is [KEY]."),
+    ("My contact is AKIAQWNIALQTURJVFEMX, in case", "My contact is [KEY], in case"),
+    ("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", "[KEY]"),
+    ("j.müller@bäckerei.de", "[EMAIL]"),
+    ("https://site.io/?email=mary@school.edu&x=1", "https://site.io/?email=[EMAIL]&x=1"),
+    ("call 0049 89 63648018 or 00 33 6 12 34 56 78", "call [PHONE] or [PHONE]"),
+    ("my cell is 212 867 5309, fax 212 867 5310", "my cell is [PHONE], fax [PHONE]"),
+    ("You can text me at 4158675309", "You can text me at [PHONE]"),
+    ("My contact is 81.120.6.206", "My contact is [IP]"),
+    ("ssh root@84.23.110.7", "ssh root@[IP]"),
+    ("Server IP: 52.1.2.3", "Server IP: [IP]"),
     ("Authorization: Bearer Zk3mQ9fT7bXw2LpV8cRjh5N1yUe6DsAa", "Authorization: Bearer [KEY]"),
 ]
 NOBODYS = [
@@ -52,6 +67,9 @@ NOBODYS = [
     "AKIAIOSFODNN7EXAMPLE", "sk-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", 'token = "abcdefghijklmnop"',
     'secret: "your-secret-key-here-123"', 'api_key="YOUR_API_KEY_1234567"', 'password = "password123"',
     "postgres://user:password@localhost/db", "std::vector<int>::iterator", "a[1::2]", "getElementById2",
+    "admin@localhost.localdomain", "IMEI 490154203237518", "hash 5749986484189612790", "IP address 1.2.3.4",
+    "password = get_password(user_id2)", "token = tokenizerOutputV2", "secret: my-k8s-secret-2023-01",
+    "Token: 0xdAC17F958D2ee523a2206206994597C13D831ec7", "id=0012345678901", "password: minLength8Characters2",
 ]  # fmt: skip
 
 

@@ -1,10 +1,14 @@
 """Rows of community files: every known form becomes a conversation, and what cannot be one says why."""
 
+import contextlib
+import copy
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vicuna.conversation import Conversation, Message, to_row
+from vicuna.conversation import Conversation, Message, from_row, to_row
 from vicuna.data.sources.rows import FORMS, conversation, known, reading
 from vicuna.data.sources.turns import RowError
 from vicuna.errors import InputError
@@ -285,3 +289,38 @@ def test_the_log_of_the_demo_is_the_messages_form_with_metadata():
     row = {"id": "x", "model": "vicuna-7b", "messages": ROUND, "created": 1700000000}
     found = conversation(row, "f:1")
     assert (found.id, found.metadata) == ("x", {"model": "vicuna-7b", "created": 1700000000})
+
+
+# ------------------------------------------------------------------------------------------------ malformed rows
+WHOLE = [
+    {"id": "x", "system": "s", "messages": [*ROUND, {"role": "user", "content": [{"type": "text", "text": "q"}]}]},
+    {"instruction": "q", "input": "i", "output": "a", "history": [["q", "a"]], "metadata": {"k": 1}},
+    {"conversation_a": ROUND, "conversation_b": ROUND, "winner": "model_b", "model_a": "m", "model_b": "n"},
+    {"type": "chat", "state": {"roles": ["H", "A"], "offset": 0, "system_message": "s", "messages": [["H", "q"]]}},
+    {"prompt": {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a", "replies": []}]}},
+    export(*TREE, leaf="a2", plugin_ids=None),
+    {"mapping": export(*TREE, leaf="a2")["mapping"]},
+]
+ODD = st.sampled_from([None, 0, -1.5, True, "", "q", [], {}, [None], [[]], {"a": 1}, [{}], {"parts": [1]}, "\ud800"])
+
+
+def places(value, found):
+    """Every place in a value that something else can stand in: (container, key)."""
+    for key, each in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        found.append((value, key))
+        if isinstance(each, dict | list):
+            places(each, found)
+    return found
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(WHOLE), st.lists(st.tuples(st.integers(0, 500), ODD), min_size=1, max_size=3))
+def test_a_row_with_anything_anywhere_is_read_or_refused(row, changes):
+    row = copy.deepcopy(row)
+    for number, odd in changes:
+        there = places(row, [])
+        container, key = there[number % len(there)]
+        container[key] = copy.deepcopy(odd)
+    with contextlib.suppress(RowError):
+        found = conversation(row, "f.json[3]")
+        assert from_row(json.loads(json.dumps(to_row(found))), "f") == found

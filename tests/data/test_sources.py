@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -107,6 +108,12 @@ def test_a_first_line_longer_than_any_buffer_is_a_line(tmp_path):
     assert [(record.row, record.position) for record in found] == [(rows[0], ":1"), (rows[1], ":2")]
 
 
+def test_an_archive_of_something_else_is_named_and_not_where_it_was_unpacked_to(tmp_path):
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(b"./a.txt\0\0"))
+    with pytest.raises(InputError, match=r"^x\.tar\.gz holds no conversations"):
+        list(read(Source(tmp_path / "x.tar.gz", "x.tar.gz")))
+
+
 def test_a_file_of_something_else_is_an_error_that_names_it(tmp_path):
     with pytest.raises(InputError, match=r"x\.csv holds no conversations"):
         records(tmp_path / "x.csv", b"id,text\n1,a\n")
@@ -175,6 +182,12 @@ def test_a_file_that_breaks_off_gives_all_before_the_break_and_says_so(tmp_path,
     whole = [record.row for record in found[:-1]]
     assert whole == ROWS[: len(whole)]
     assert len(whole) == 4 or pack is not bytes
+
+
+def test_zstd_frames_after_each_other_and_frames_to_be_passed_over_are_one_file(tmp_path):
+    skipped = struct.pack("<II", 0x184D2A50, 4) + b"size"
+    data = b"".join(skipped + zstandard.compress(line + b"\n") for line in LINES.splitlines())
+    assert [record.row for record in records(tmp_path / "x", data)] == ROWS
 
 
 def test_a_compressed_file_that_lost_only_its_end_mark_says_so(tmp_path):

@@ -88,6 +88,22 @@ def test_a_smaller_draw_is_part_of_a_larger_one_and_a_share_comes_out_near(tmp_p
     assert 500 < len(found[1]) < 700  # 600 expected, standard deviation 20
 
 
+def test_a_share_is_of_what_is_there_whatever_was_drawn_before_with_the_same_seed(tmp_path):
+    write_conversations(tmp_path / "all.jsonl", chats(200))
+    words = ["split-train-test", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "out"), "--share", "0.9"]
+    assert main(words) == 0
+    assert main(["sample", str(tmp_path / "out" / "train"), "--share", "0.1", "--out", str(tmp_path / "a.jsonl")]) == 0
+    assert main(["sample", str(tmp_path / "a.jsonl"), "--share", "0.5", "--out", str(tmp_path / "b.jsonl")]) == 0
+    assert (len(ids(tmp_path / "a.jsonl")), len(ids(tmp_path / "b.jsonl"))) == (18, 9)
+
+
+def test_of_the_same_conversation_twice_the_first_is_drawn(tmp_path):
+    write_conversations(tmp_path / "all.jsonl", chats(2) * 3)
+    assert main(["sample", str(tmp_path / "all.jsonl"), "--size", "4", "--out", str(tmp_path / "some.jsonl")]) == 0
+    drawn_ids = ids(tmp_path / "some.jsonl")
+    assert sorted(map(drawn_ids.count, set(drawn_ids))) == [1, 3]
+
+
 def test_draw_keys_are_spread_evenly():
     keys = [draw_key(each, 3) / 2**64 for each in chats(2000)]
     assert abs(np.mean(keys) - 0.5) < 0.03
@@ -224,8 +240,8 @@ def test_ids_that_share_a_stem_belong_together_where_all_numbers_are_even():
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["sample", "all.jsonl", "--out", "o.jsonl"], 2, "size and share: give one of them"),
-        (["sample", "all.jsonl", "--out", "o.jsonl", "--size", "4", "--share", "0.5"], 2, "give one of them"),
+        (["sample", "all.jsonl", "--out", "o.jsonl"], 2, "give either size or share"),
+        (["sample", "all.jsonl", "--out", "o.jsonl", "--size", "4", "--share", "0.5"], 2, "give either size or share"),
         (["sample", "all.jsonl", "--out", "o.jsonl", "--size", "6"], 1, "more than there are: 5 conversations"),
         (["sample", "all.jsonl", "--out", "o.jsonl", "--share", "2"], 2, "share is above 0 and at most 1"),
         (["sample", "--out", "o.jsonl", "--size", "4"], 2, "inputs is missing"),

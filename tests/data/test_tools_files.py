@@ -110,6 +110,16 @@ def test_an_older_file_is_replaced_and_an_older_folder_is_not(tmp_path, capsys):
     assert "holds other files (thesis.txt)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["split-train-test", "sample --size 1", "convert", "stats", "inspect"])
+def test_a_finished_folder_stays_as_it_is(tmp_path, capsys, command):
+    assert main(["convert", write(tmp_path / "a.jsonl", chat("x"), chat("y")), "--out", str(tmp_path / "made")]) == 0
+    name = {"stats": "s.html", "inspect": "s.html", "split-train-test": ""}.get(command, "sub/s.jsonl")
+    out = str(tmp_path / "made" / name)
+    assert main([*command.split(), str(tmp_path / "a.jsonl"), "--out", out]) == 1
+    assert f"is inside {tmp_path / 'made'}, which is finished" in capsys.readouterr().err
+    assert ids(tmp_path / "made") == ["x", "y"]
+
+
 def test_a_record_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text('{"id": "x", "messages": []}\n{"id": "y", "messages": [{"role": "wizard"}]}\n')
     for out in ("out.jsonl", "out"):

@@ -67,7 +67,13 @@ def test_rounds_at_or_above_the_threshold_go_and_the_others_stay():
 
 def test_the_built_in_list_finds_abuse_and_leaves_sound_talk_alone():
     built_in = scorer(ToxicityConfig())
-    abuse = ["You are a worthless faggot", "Kill yourself, nobody would care", "Shut up you motherfucker"]
+    abuse = [
+        "You are a worthless faggot",
+        "Kill yourself, nobody would care",
+        "Shut up you motherfucker",
+        "You stupid fucking bitch",
+        "suck my dick",
+    ]
     sound = [
         "Damn, this code is shit. What the fuck is a monad?", "The class passes the assessment in Scunthorpe.",
         "Anal fissures are treated with fibre.", "How do I kill a process in Linux?", "A chink in the armour",

@@ -4,7 +4,8 @@ import re
 
 _ERRORS = (
     r"too many requests in 1 hour\. try again later\.?",
-    r"network error",
+    r"network error\.?",
+    r"networkerror when attempting to fetch resource\.?",
     r"something went wrong(?:\.|,)? ?(?:if this issue persists please contact us .*|please try .*)?",
     r"an error occurred\. (?:either the engine you requested|if this issue persists).*",
     r"there was an error generating a response\.?",
@@ -12,15 +13,22 @@ _ERRORS = (
     r"the server (?:had an error while processing your request|is currently overloaded).*",
     r"(?:chatgpt is|we're|we’re) (?:at capacity|experiencing exceptionally high demand).*",
     r"you(?:'|’)ve reached (?:our|the|your) (?:current )?(?:usage cap|usage limit|limit of messages).*",
+    r"you(?:'|’)ve hit the (?:free|plus|team|pro) plan limit for .*",
+    r"rate limit reached for (?:default-)?(?:gpt|text|code|o\d)[\w.-]*(?: in organization .*|\.)?",
+    r"you exceeded your current quota, please check your plan and billing details\.?.*",
+    r"our systems are (?:a bit|quite) busy at the moment.*",
+    r"unusual activity has been detected from your device\. try again later\..*",
     r"only one message at a time\. please allow any other responses to complete.*",
     r"the message you submitted was too long.*",
     r"error in (?:body|input|message) stream\.?",
     r"(?:request timed out|failed to fetch|gateway time-?out|internal server error)\.?",
     r"unable to load conversation.*",
-    r"conversation not found\.?",
+    r"conversation (?:key )?not found\.?(?: try refreshing the page\.)?",
+    r"oops(?:!|,) an error (?:has )?occurred[.!]?.*",
+    r"this (?:content|prompt) may violate our (?:content|usage) polic(?:y|ies)\.?(?: .*)?",
 )
 """Messages that chat pages of 2022 to 2025 showed in the answer's place; each must be the whole last paragraph."""
-_ERROR = re.compile(r"(?:\(!\)|!|[(\[])?\s*(?:" + "|".join(_ERRORS) + r")[)\]]?", re.IGNORECASE | re.DOTALL)
+_ERROR = re.compile(r"(?:\(!\)|!|[(\[]|⚠\ufe0f?)?\s*(?:" + "|".join(_ERRORS) + r")[)\]]?", re.IGNORECASE | re.DOTALL)
 _LONGEST_ERROR = 300
 """Characters; a longer last paragraph is somebody's text."""
 
@@ -43,8 +51,9 @@ _REFUSAL = re.compile(
     rf"\W*{_SORRY}(?:"
     rf"as {_SELF}{_MADE},? (?:i|it) (?:\w+ )?{_NOT}\b|"
     rf"{_I_AM}{_SELF}{_MADE},?(?: (?:and|so|which means))?(?: therefore)? (?:i )?{_NOT}\b|"
-    rf"i (?:\w+ )?{_CANNOT} (?:\w+ )?(?:assist|help(?! but)|provide|offer|fulfil+|comply|engage|participate|condone|"
-    r"create|write|generate|answer|discuss|promote)\b|"
+    rf"i(?: (?:\w+ )?{_CANNOT}|(?:'|’)m (?:not able|unable) to) (?:\w+ )?(?:assist|help(?! but)|provide|offer|fulfil+|"
+    r"comply|engage|participate|condone|create|write|generate|answer|discuss|promote|do (?:that|this))\b|"
+    r"i (?:must|have to|will have to) (?:respectfully )?decline\b|"
     r"i (?:do not|don't|don’t|won't|won’t|will not) (?:condone|promote|engage in|participate in|be able to)\b|"
     rf"{_I_AM}not (?:programmed|designed|allowed|permitted|comfortable|authori[sz]ed|capable)\b|"
     r"(?:it is|it's|it’s|it would be|this is|that is) (?:not (?:appropriate|ethical|acceptable)|inappropriate|"

@@ -22,6 +22,8 @@ _TOKENS = (
     r"eyJ[A-Za-z0-9_-]{16,}\.eyJ[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{20,}",  # JSON Web Tokens (RFC 7519)
 )
 """Tokens as their vendors document them. All are long, and a prefix or a checkable form tells them from hashes."""
+_LETTERS_ONLY = ("hf_", "AKIA", "ASIA", "ghp_")
+"""How tokens begin that may have no digit at all."""
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(_TOKENS)})(?![A-Za-z0-9_])")
 _LONG = re.compile(r"(?<![A-Za-z0-9_:.+=-])[A-Za-z0-9_:.+=-]{20,4096}(?![A-Za-z0-9_:.+=-])")
 """Words in which a token is looked for; longer ones are files in base64."""
@@ -69,7 +71,7 @@ def may_stand(text: str, shape: bytes) -> bool:
         text: any text.
         shape: the same with a for each ASCII letter and 0 for each digit.
     """
-    if "hf_" in text:  # the only ones that are letters and nothing else
+    if b"a" * 16 in shape and any(start in text for start in _LETTERS_ONLY):
         return True
     if b"a0" not in shape and b"0a" not in shape:
         return False

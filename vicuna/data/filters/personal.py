@@ -23,7 +23,8 @@ _LOCAL = re.compile(
     rf"[{_L}](?:[{_L}._%+-]{{0,62}}[{_L}_+-])?\Z"
 )
 _NO_DOMAIN = re.compile(
-    r"(?:.*\.)?(?:example|test|invalid|localhost|localdomain|local|lan|internal)|(?:.*\.)?example\.[a-z]{2,3}|"  # RFC 2606, 6761, 6762
+    r"(?:.*\.)?(?:example|test|invalid|localhost|localdomain|local|lan|internal)|"  # RFC 2606, 6761, 6762
+    r"(?:.*\.)?example\.[a-z]{2,3}|"
     r"(?:.*\.)?(?:your|my|the|some)-?(?:domain|company|site|website|email|organi[sz]ation|server|app|host)\.\w+|"
     r"(?:domain|company|email|website|site|server|test|host|abc|xyz|acme|foo|bar)\.(?:com|org|net)|"
     r".*\.(?:png|jpe?g|gif|svg|webp|css|js|ts|py|html?|json|md|txt|sh|service|timer|target|mount|socket)",
@@ -59,8 +60,9 @@ _NAME_SERVERS = frozenset(
 """Public name servers, which stand in countless instructions and are nobody's own."""
 
 _CARD = re.compile(
-    r"(?a)(?<![\w.+/-])(?:(?<!\d{4} )(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5})(?! \d{4})|"
-    r"\d{13,19})(?![\w-]|\.\d)"
+    r"(?a)(?<![\w.+/-])(?:(?<!\d{4} )"
+    r"(?:\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?|\d{4}([ -])\d{6}\2\d{4,5})(?! \d{4})|"
+    r"\d{14,16})(?![\w-]|\.\d)"  # longer ones without gaps are hashes as a rule
 )
 _ISSUED = re.compile(
     r"4\d{15}(?:\d{3})?|5[1-5]\d{14}|(?:222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"  # Visa, Mastercard

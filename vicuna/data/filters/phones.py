@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 
 _GLOBAL = re.compile(r"(?a)\+(?<![\w+.*/=^)-]\+)[1-9]\d{0,2}(?:[ .()/-]{0,2}\d){6,12}(?![\w%])(?![.,]\d)")
 """With a country code; the lookbehind stands after the plus so that the search can skip to it."""
-_ABROAD = re.compile(
-    r"(?a)00(?<![\w.,:+*/=^$€£#-]00) ?[1-9]\d{0,2}[ ./(-](?:[ .()/-]{0,2}\d){6,12}(?![\w%])(?![.,]\d)"
-)
+_ABROAD = re.compile(r"(?a)00(?<![\w.,:+*/=^$€£#-]00) ?[1-9]\d{0,2}[ ./(-](?:[ .()/-]{0,2}\d){6,12}(?![\w%])(?![.,]\d)")
 """The same as dialled in most countries: 0049 89 636480. Without anything between the digits it is any number."""
 _DIALS_00 = "DE"
 """A country whose prefix for calls abroad is 00."""
@@ -23,8 +21,9 @@ _CALLED = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 """What stands before a number without a country code."""
-_CALLS = ("hone", "HONE", "tel:", "Tel", "elefon", "obile", "cell", "Cell", "all ", "all: ", "ial ", "fax", "Fax", "FAX",
-          "atsApp", "atsapp", "otline", "y number", "y new number", " me at", " me on", " us at", " us on")  # fmt: skip
+_CALLS = ("hone", "HONE", "tel:", "Tel", "elefon", "obile", "cell", "Cell", "all ", "all: ", "ial ", "fax", "Fax",
+          "FAX", "atsApp", "atsapp", "otline", "y number", "y new number", " me at", " me on", " us at", " us on",
+          )  # fmt: skip
 _LAST_GROUP = re.compile(r"[ .()/-]+[0-9]+\Z")
 _MADE_UP = re.compile(r"\+?1?(?:\d{3})?555(?:01\d\d|\d{7})")
 """555-0100 to 555-0199, which North America keeps for films, and the area code 555, which nobody has."""
@@ -48,9 +47,9 @@ def may_stand(text: str, shape: bytes) -> bool:
 def replaced(text: str, regions: Sequence[str], place: Place) -> str:
     """A text with `place(number)` for each phone number.
 
-    A number with a country code (+44 20 7946 0123, 0044 20 ...) counts wherever it stands. One without it counts if it is a number
-    of one of the regions, and either is written as in North America ((212) 867-5309) or has a word such as "call" or
-    "phone" before it.
+    A number with a country code (+44 20 7946 0123, 0044 20 ...) counts wherever it stands. One without it counts if it
+    is a number of one of the regions, and either is written as in North America ((212) 867-5309) or has a word such as
+    "call" or "phone" before it.
 
     Args:
         text: any text.

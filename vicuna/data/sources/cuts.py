@@ -48,7 +48,8 @@ def cut(source: Source, spool: Path, most_records: int, most_bytes: int) -> Iter
     """
     with _readable(source.path):
         for part in unpacked(source, spool):
-            yield from _cut(part, spool, (most_records, most_bytes))
+            given = str(source.path) if part.path == source.path else part.name  # not where it was unpacked to
+            yield from _cut(part, given, spool, (most_records, most_bytes))
 
 
 def records(block: Block) -> list[Record]:
@@ -78,7 +79,7 @@ def _readable(path: Path | str) -> Iterator[None]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _cut(part: Plain, spool: Path, most: tuple[int, int]) -> Iterator[Block]:
+def _cut(part: Plain, given: str, spool: Path, most: tuple[int, int]) -> Iterator[Block]:
     size = part.path.stat().st_size
     whole = Block(str(part.path), part.name, "elements", 0, size, 0, problem=part.broken)
     with open(part.path, "rb") as file:
@@ -93,7 +94,7 @@ def _cut(part: Plain, spool: Path, most: tuple[int, int]) -> Iterator[Block]:
         in_lines = not array and head.startswith("{") and _is_lines(file, start)
     if head and head[0] not in "[{":
         raise InputError(
-            f"{part.path} holds no conversations: JSON begins with [ or {{, not {head[:12].encode('latin-1')!r}"
+            f"{given} holds no conversations: JSON begins with [ or {{, not {head[:12].encode('latin-1')!r}"
         )
     if array:
         yield from values.cut(replace(whole, start=start + array), True, True, rows.known, most)

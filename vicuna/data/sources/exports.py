@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vicuna.conversation import ROLES, Message
-from vicuna.data.sources.turns import Row, RowError, joined, malformed
+from vicuna.data.sources.turns import Row, RowError, joined, listed, malformed, mapping
 
 _CITATION = re.compile("\ue200[^\ue200\ue201]*\ue201|【\\d+(?::\\d+)?†[^】\n]{0,200}】")
 """Marks that ChatGPT's page replaces by links: they stand for search results that an export does not hold."""
@@ -32,13 +32,13 @@ def chatgpt(row: Row, where: str) -> tuple[list[Message], dict[str, Any]]:
     for message in _branch(row, where):
         given = message.get("content")
         content = given if isinstance(given, Mapping) else {}
-        role = _shown(message, content)
+        role = _shown(message, content, where)
         if not role:
             continue
         text = _text(content, role, where)
         if role == "assistant":
             text = _CITATION.sub("", text)
-            model = (message.get("metadata") or {}).get("model_slug") or model
+            model = mapping(message.get("metadata"), where).get("model_slug") or model
             if not text.strip():
                 continue
             if found and found[-1].role == "assistant":
@@ -56,15 +56,15 @@ def chatgpt(row: Row, where: str) -> tuple[list[Message], dict[str, Any]]:
 
 def _branch(row: Row, where: str) -> Iterator[Row]:
     """Messages from the root to the current leaf."""
-    mapping = row["mapping"]
+    nodes = row["mapping"]
     leaf = row.get("current_node")
-    if leaf not in mapping:
-        leaves = [name for name, node in mapping.items() if isinstance(node, Mapping) and not node.get("children")]
-        leaf = max(leaves, key=lambda name: _time(mapping[name]), default=None)
+    if not isinstance(leaf, str) or leaf not in nodes:
+        leaves = [name for name, node in nodes.items() if isinstance(node, Mapping) and not node.get("children")]
+        leaf = max(leaves, key=lambda name: _time(nodes[name]), default=None)
     path: list[Any] = []
     while leaf is not None:
-        node = mapping.get(leaf)
-        if not isinstance(node, Mapping) or len(path) > len(mapping):
+        node = nodes.get(leaf) if isinstance(leaf, str) else None
+        if not isinstance(node, Mapping) or len(path) > len(nodes):
             raise malformed(f"{where}: the tree of messages has no way from node {str(leaf)[:60]!r} to its root")
         path.append(node.get("message"))
         leaf = node.get("parent")
@@ -72,14 +72,15 @@ def _branch(row: Row, where: str) -> Iterator[Row]:
 
 
 def _time(node: Row) -> float:
-    time = (node.get("message") or {}).get("create_time")
+    message = node.get("message")
+    time = message.get("create_time") if isinstance(message, Mapping) else None
     return time if isinstance(time, int | float) else -math.inf
 
 
-def _shown(message: Row, content: Row) -> str:
+def _shown(message: Row, content: Row, where: str) -> str:
     """The role of a message that the page shows as text; "" for any other."""
-    facts = message.get("metadata") or {}
-    role = (message.get("author") or {}).get("role")
+    facts = mapping(message.get("metadata"), where)
+    role = mapping(message.get("author"), where).get("role")
     if facts.get("is_visually_hidden_from_conversation") or facts.get("is_user_system_message"):
         return ""
     if role not in ("system", "user", "assistant") or message.get("recipient") not in (None, "all"):
@@ -91,7 +92,7 @@ def _text(content: Row, role: str, where: str) -> str:
     if content["content_type"] == "code":
         return _fenced(content)
     texts = []
-    for part in content.get("parts") or ():
+    for part in listed(content.get("parts"), where):
         if isinstance(part, Mapping):
             kind = str(part.get("content_type"))
             if kind.startswith("image") and role == "user":
@@ -125,7 +126,8 @@ def open_assistant(row: Row, where: str) -> tuple[list[Message], dict[str, Any]]
         if role is None or not isinstance(node.get("text"), str):
             raise malformed(f"{where}: a message of the tree needs `role` and `text`; it has: {list(node)[:8]}")
         found.append(Message(role, node["text"]))
-        replies = [each for each in node.get("replies") or () if isinstance(each, Mapping) and not each.get("deleted")]
+        replies = [each for each in listed(node.get("replies"), where) if isinstance(each, Mapping)]
+        replies = [each for each in replies if not each.get("deleted")]
         node = min(replies, key=_rank, default=None)
     return found, {name: row["prompt"][name] for name in ("lang",) if name in row["prompt"]}
 
@@ -148,9 +150,9 @@ def fastchat_log(row: Row, where: str) -> tuple[list[Message], dict[str, Any]]:
     if row.get("type", "chat") != "chat":
         raise RowError("vote", f"{where}: the log's line is a {str(row['type'])[:40]!r}, not a chat")
     state = row["state"]
-    names = [str(name).lower() for name in state.get("roles") or ()]
+    names = [str(name).lower() for name in listed(state.get("roles"), where)]
     offset = state.get("offset")
-    found = [Message("system", state["system_message"])] if state.get("system_message") else []
+    found = [Message("system", joined(state["system_message"], where))] if state.get("system_message") else []
     for number, each in enumerate(state["messages"]):
         if not isinstance(each, list | tuple) or len(each) < 2:
             raise malformed(f"{where}: state.messages[{number}] is not [role, text]")

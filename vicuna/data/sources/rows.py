@@ -8,7 +8,7 @@ from typing import Any
 from vicuna.conversation import Conversation, Message, Role
 from vicuna.data.sources import exports
 from vicuna.data.sources.record import whole_text
-from vicuna.data.sources.turns import Row, RowError, malformed, turn
+from vicuna.data.sources.turns import Row, RowError, listed, malformed, turn
 
 OWN_NAMES = frozenset({"system", "user", "assistant", "human", "gpt"})
 """Role names that are not counted as mapped: ours and ShareGPT's."""
@@ -222,7 +222,7 @@ def _pair(keys: tuple[str, str]) -> Form:
 
 def _history(row: Row, where: str) -> list[Message]:
     found = []
-    for number, each in enumerate(row.get("history") or ()):
+    for number, each in enumerate(listed(row.get("history"), where)):
         if not isinstance(each, list | tuple) or [type(text) for text in each] != [str, str]:
             raise malformed(f"{where}: history[{number}] is not [question, answer]")
         found += [Message("user", each[0]), Message("assistant", each[1])]

@@ -30,6 +30,28 @@ def malformed(message: str) -> RowError:
     return RowError("malformed record", message)
 
 
+def mapping(value: Any, where: str) -> Row:
+    """An object that may be missing or null, and is then empty.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    raise malformed(f"{where}: an object was expected; got a {type(value).__name__}")
+
+
+def listed(value: Any, where: str) -> Sequence[Any]:
+    """A list that may be missing or null, and is then empty.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if value is None or isinstance(value, list | tuple):
+        return value or ()
+    raise malformed(f"{where}: a list was expected; got a {type(value).__name__}")
+
+
 def turn(row: Any, where: str) -> tuple[Message, str]:
     """Read one turn.
 
@@ -75,7 +97,7 @@ def joined(content: Any, where: str) -> str:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else "text"
         text = _first(part, ("text", "refusal")) if isinstance(part, Mapping) else part
-        if kind not in _TEXTS or not isinstance(text, str):
+        if not isinstance(kind, str) or kind not in _TEXTS or not isinstance(text, str):
             raise RowError("image or sound", f"{where}: a turn has a part that is not text: {str(kind)[:40]}")
         texts.append(text)
     return "\n".join(texts)

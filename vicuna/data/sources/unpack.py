@@ -12,14 +12,12 @@ from typing import IO
 
 from vicuna.data.sources.record import Source
 from vicuna.errors import InputError
-from vicuna.files import read_text, replacing, sha256_text, write_text
+from vicuna.files import is_zstd, read_text, replacing, sha256_text, unzstd, write_text
 
-_GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _UTF16 = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"[\0": "utf-16-le", b"{\0": "utf-16-le", b"\0[": "utf-16-be",
           b"\0{": "utf-16-be"}  # fmt: skip
 _PIECE = 1 << 18
-_SMALL_PIECE = 1 << 14
-"""zstd data read at once: all that it unpacks to comes at once too."""
 _JSON = (".json", ".jsonl", ".ndjson")
 
 
@@ -52,7 +50,7 @@ def unpacked(source: Source, spool: Path) -> list[Plain]:
         magic = file.read(4)
     if magic == _ZIP:
         return _archive(source, spool)
-    if not magic.startswith(_GZIP) and magic != _ZSTD and magic[:2] not in _UTF16:
+    if not magic.startswith(_GZIP) and not is_zstd(magic) and magic[:2] not in _UTF16:
         return [Plain(source.path, source.name)]
     with open(source.path, "rb") as raw:
         return [_spooled(source, source.name, _utf8(_decompressed(raw, magic)), spool)]
@@ -100,12 +98,10 @@ def _spooled(source: Source, name: str, pieces: Iterator[bytes], spool: Path) ->
 
 def _copy(pieces: Iterator[bytes], file: IO[bytes]) -> str:
     """Write all pieces; why they ended too early, or ""."""
-    import zstandard
-
     try:
         for piece in pieces:
             file.write(piece)
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, zstandard.ZstdError) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         return "the compressed data breaks off: " + " ".join(str(error).split())
     except UnicodeDecodeError as error:
         return f"the file breaks off or is not UTF-16: {error.reason}"
@@ -116,7 +112,7 @@ def _copy(pieces: Iterator[bytes], file: IO[bytes]) -> str:
 def _decompressed(raw: IO[bytes], magic: bytes) -> Iterator[bytes]:
     if magic.startswith(_GZIP):
         return _gunzipped(raw)
-    return _unzstd(raw) if magic == _ZSTD else _pieces(raw)
+    return unzstd(raw) if is_zstd(magic) else _pieces(raw)
 
 
 def _pieces(raw: IO[bytes]) -> Iterator[bytes]:
@@ -128,20 +124,6 @@ def _gunzipped(raw: IO[bytes]) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=raw) as file:
         while data := file.read1(_PIECE):
             yield data
-
-
-def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
-    import zstandard
-
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    while chunk := raw.read(_SMALL_PIECE):
-        while chunk:
-            if frame.eof:
-                frame = zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(chunk)
-            chunk = frame.unused_data if frame.eof else b""
-    if not frame.eof:
-        raise EOFError("the last frame is not complete")
 
 
 def _utf8(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -61,6 +61,8 @@ def main(config: InspectConfig) -> None:
     from vicuna.data.tools import inspect_page, inspect_terminal
     from vicuna.data.tools.tokens import View, view
 
+    if config.out:
+        outputs.check_outside(config.out)
     conversations = Inputs.find(config.inputs).conversations("passed")
     found = by_id(conversations, config.id) if config.id else by_index(conversations, config.index or 0)
     if config.model.path:

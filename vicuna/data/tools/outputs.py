@@ -73,8 +73,10 @@ def check_place(out: str, inputs: Inputs) -> None:
     """Raise before long work if the output cannot stand there.
 
     Raises:
-        InputError: the file is one of the inputs or a folder, or the folder holds something.
+        InputError: the file is one of the inputs or a folder, the folder holds something, or it would stand in a
+            finished folder.
     """
+    check_outside(out)
     place = Path(out)
     if not file_format(out):
         manifest.check_free(place)
@@ -82,6 +84,19 @@ def check_place(out: str, inputs: Inputs) -> None:
         raise InputError(f"--out {out} is a folder; give the name of a file in it")
     elif place.resolve() in [each.path.resolve() for each in inputs.files]:
         raise InputError(f"--out {out} is one of the inputs; give another name")
+
+
+def check_outside(out: str) -> None:
+    """Raise if `out` is inside a finished folder, which one more file would make unusable.
+
+    Raises:
+        InputError: it is; the folder is named.
+    """
+    for folder in Path(out).resolve().parents:
+        if manifest.is_complete(folder):
+            raise InputError(
+                f"--out {out} is inside {folder}, which is finished and must stay as it is; give another place"
+            )
 
 
 def make(command: str, config: Settings, body: Body) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """`python -m vicuna.data sample`: a random draw of conversations that anybody can draw again."""
 
-import heapq
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,6 @@ from vicuna.data.tools import outputs
 from vicuna.data.tools.inputs import Inputs
 from vicuna.data.tools.keys import draw_key
 from vicuna.errors import InputError
-
-_ALL = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,8 @@ class SampleConfig:
     size: int | None = None
     """How many conversations."""
     share: float | None = None
-    """Or which share of them, above 0 and at most 1; a smaller draw is part of every larger one with the same seed."""
+    """Or which share of them, above 0 and at most 1. A smaller draw is part of every larger one of the same inputs and
+    seed."""
     seed: int = 0
     """Another seed draws others."""
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -36,7 +35,7 @@ class SampleConfig:
         outputs.need_inputs(self.inputs)
         outputs.check_out(self.out, self.output)
         if (self.size is None) == (self.share is None):
-            raise ValueError("size and share: give one of them")
+            raise ValueError("give either size or share")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size is a number of conversations, at least 1; got {self.size}")
         if self.share is not None and not 0 < self.share <= 1:
@@ -70,12 +69,18 @@ def _keyed(inputs: Inputs, seed: int, doing: str) -> Iterator[tuple[tuple[int, i
 
 
 def _after_last(inputs: Inputs, config: SampleConfig) -> tuple[int, int]:
-    """The first key that is not drawn; for a size, that many keys are kept in memory."""
-    if config.share is not None:
-        return round(config.share * _ALL), 0
-    size = config.size or 0
-    smallest = heapq.nsmallest(size, (key for key, _ in _keyed(inputs, config.seed, "counted")))
-    if len(smallest) < size:
-        raise InputError(f"--size {size} is more than there are: {len(smallest)} conversations")
-    key, place = smallest[-1]
-    return key, place + 1
+    """The first key that is not drawn; takes 8 bytes of memory for each conversation.
+
+    A share is of what is there, and no bound for keys: a draw from what an earlier one took or left is right, too.
+    """
+    import numpy as np
+
+    keys = np.array(array("Q", (key for (key, _), _ in _keyed(inputs, config.seed, "counted"))), dtype=np.uint64)
+    size = round((config.share or 0) * len(keys)) if config.size is None else config.size
+    if size > len(keys):
+        raise InputError(f"--size {size} is more than there are: {len(keys)} conversations")
+    if size == 0:
+        raise InputError(f"--share {config.share} of {len(keys)} conversations is none; give --size")
+    last = np.partition(keys, size - 1)[size - 1]
+    places = np.flatnonzero(keys == last)  # more than one where a conversation is there more than once
+    return int(last), int(places[size - 1 - np.count_nonzero(keys < last)]) + 1

@@ -45,6 +45,8 @@ def main(config: StatsConfig) -> None:
     """
     from vicuna.data.tools import tables
 
+    if config.out:
+        outputs.check_outside(config.out)
     tally, damaged = counted(Inputs.find(config.inputs), config)
     tables.show(tally)
     if config.out.endswith(".html"):
