@@ -106,10 +106,16 @@ class TextTemplate(Template):
         """
         first_is_system = bool(messages) and messages[0].role == "system"
         system = messages[0].content if first_is_system else self.system
-        found = [Piece(system + self.system_end)]
-        for message in messages[first_is_system:]:
-            found += self._message(message)
+        found = [Piece(system + self.system_end), *self.turns(messages[first_is_system:])]
         return [*found, Piece(self.assistant)] if open_turn else found
+
+    def turns(self, messages: Sequence[Message]) -> list[Piece]:
+        """The pieces of messages that follow others; they do not depend on those.
+
+        Raises:
+            TemplateError: one is a system message.
+        """
+        return [piece for message in messages for piece in self._message(message)]
 
     def _message(self, message: Message) -> list[Piece]:
         if message.role == "user":

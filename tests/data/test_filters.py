@@ -14,6 +14,8 @@ from vicuna.data.filters.quality import good
 from vicuna.data.filters.repetition import repetition
 from vicuna.data.filters.soup import blob_share, garbled_share
 from vicuna.data.filters.validity import valid
+from vicuna.data.sources.record import Record
+from vicuna.data.stages import begin
 
 
 def chat(*turns: str, **metadata: object) -> Chat:
@@ -60,10 +62,10 @@ def test_repeated_roles_drop_the_chat_or_are_merged():
     assert outcome(merged) == ([("a\n\nb", "c"), ("d", "e")], [])
 
 
-def test_a_system_message_in_the_middle_drops_the_chat():
-    assert outcome(valid(chat("u: a", "a: b", "s: c"), ValidityConfig()))[1] == [
-        (0, "system message after the first turn")
-    ]
+def test_a_system_message_in_the_middle_drops_the_chat_whatever_stages_run():
+    turns = [{"role": role, "content": "text"} for role in ("user", "assistant", "system")]
+    found = begin(Record("raw.json", "[0]", {"messages": turns}))
+    assert outcome((found.chat, found.drops)) == ([], [(0, "system message after the first turn")])
 
 
 @pytest.mark.parametrize("nothing", ["", "  \n", "\u200b"])

@@ -6,6 +6,9 @@ from vicuna.command import run
 from vicuna.data.config import CleanConfig, SplitOnlyConfig
 from vicuna.errors import InputError
 
+SHOWN = 5
+"""Damaged files that the error names."""
+
 
 def clean(argv: list[str]) -> int:
     """The command `python -m vicuna.data clean`."""
@@ -24,5 +27,7 @@ def _build(config: CleanConfig) -> int:
     made = build(config)
     show(made, Path(config.out))
     if damaged := made.facts.get("damaged"):
-        raise InputError(f"{'; '.join(damaged)}. What came before is in {config.out}; the ledger names the place")
+        more = f", and {len(damaged) - SHOWN} more files" if len(damaged) > SHOWN else ""
+        places = "; ".join(damaged[:SHOWN]) + more
+        raise InputError(f"{places}. What came before is in {config.out}; the ledger names each place")
     return 0

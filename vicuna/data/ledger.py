@@ -71,8 +71,11 @@ class Books:
     def add(self, other: "Books") -> None:
         """Take the counts of the books of a later block in."""
         for each in fields(self):
-            if each.name != "examples":
-                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)  # in place: a sum of two counters is a copy, of ever more files
+            elif each.name != "examples":
+                setattr(self, each.name, mine + theirs)
         for example in other.examples:
             self._show(example)
 

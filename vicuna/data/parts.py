@@ -1,7 +1,7 @@
 """A file of named parts, each read by itself: what a step leaves for the next. Whole or absent, and checked by CRC."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,20 @@ def write_parts(path: Path, parts: Mapping[str, Array | bytes]) -> None:
 
 
 def read_part(path: Path, name: str) -> Array:
-    """One part as an array (of bytes, where bytes were written).
+    """One part as an array (of bytes, where bytes were written); see `read_parts`."""
+    return read_parts(path, (name,))[0]
+
+
+def read_parts(path: Path, names: Sequence[str]) -> list[Array]:
+    """Some parts as arrays.
 
     Raises:
         InputError: the file was changed or damaged after it was written.
     """
     try:
         with np.load(path, allow_pickle=False) as parts:
-            return np.asarray(parts[name])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return [np.asarray(parts[name]) for name in names]
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:  # what zipfile raises
         raise InputError(f"cannot read {path}: {error}; remove the folder {path.parent} and start again") from error
 
 

@@ -40,7 +40,7 @@ _TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*",
 )  # fmt: skip
 _OUR_SHARD = re.compile(r"\d{5,}\.(jsonl|jsonl\.zst|parquet)|\..*\.partial")
-_PATIENCE = 5.0
+_PATIENCE = 3.0
 """Seconds to wait for the processes of a run that was killed a moment ago: each looks twice a second for its parent."""
 
 
@@ -79,7 +79,7 @@ def _run(found: Sequence[Source], config: CleanConfig, out: Path, work: Work) ->
     blocks = enumerate(_blocks(found, work, config))
     cleaned = _mapped(workers, functools.partial(steps.clean, config=config, work=work), blocks, "blocks cleaned")
     chats = Chats(work, tuple(each.chats for each in cleaned))
-    decision = decide(chats, config.dedup, workers)
+    decision = decide(chats, config.dedup, workers, {name for each in cleaned for name in each.numbered})
     stages.prepare((*stages.after_dedup(config), *(("split",) if config.split.enabled else ())), config)
     items = [(block, decision.verdicts.get(block, [])) for block in range(len(cleaned))]
     finish = functools.partial(steps.finish, config=config, work=work)
@@ -192,7 +192,9 @@ def _check_ours(out: Path, found: Sequence[Source]) -> None:
     if inside:
         raise InputError(f"--out {out} holds the input {inside}, which it would replace; give a new folder")
     foreign = [path.name for path in out.glob("*") if path.name not in ours and not _is_partial(path)]
-    foreign += [path.name for path in out.glob("conversations/*") if not _OUR_SHARD.fullmatch(path.name)]
+    foreign += [
+        path.name for path in out.glob("conversations/*") if not (_OUR_SHARD.fullmatch(path.name) and path.is_file())
+    ]
     if foreign:
         raise InputError(f"--out {out} holds other files ({sorted(foreign)[0]}); give a new folder")
 
@@ -223,7 +225,7 @@ def _working(out: Path, identity: dict[str, Any]) -> Iterator[Work]:
         identity = json.loads(json.dumps({"vicuna": vicuna.__version__, **identity}))
         work = Work(folder)
         begun = folder / "identity.json"
-        if begun.exists() and read_json(begun) == identity:
+        if _reads(begun, identity):
             logger.info("going on with what an earlier run left in %s", folder)
         else:
             begun.unlink(missing_ok=True)
@@ -232,6 +234,13 @@ def _working(out: Path, identity: dict[str, Any]) -> Iterator[Work]:
             write_json(begun, identity)
         yield work
         shutil.rmtree(folder)
+
+
+def _reads(path: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        return bool(read_json(path) == wanted)
+    except InputError:  # a new folder has none; what is beside an unreadable one is of unknown origin
+        return False
 
 
 def _tidy(out: Path) -> None:

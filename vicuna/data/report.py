@@ -21,15 +21,17 @@ BINS = 40
 def show(made: Manifest, out: Path) -> None:
     """Print the counts of a finished dataset folder."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     facts = made.facts
-    grid = Table(title=f"{out}: {facts['samples']:,} samples from {facts['conversations_in']:,} conversations")
+    title = f"{out}: {facts['samples']:,} samples from {facts['conversations_in']:,} conversations"
+    grid = Table(title=escape(title))
     grid.add_column("rounds")
     grid.add_column("count", justify="right")
     grid.add_column("share", justify="right")
     for name, count in _account(facts):
-        grid.add_row(name, f"{count:,}", f"{count / max(facts['rounds_in'], 1):.1%}")
+        grid.add_row(escape(name), f"{count:,}", f"{count / max(facts['rounds_in'], 1):.1%}")
     Console().print(grid)
     print(balance(facts))
     if facts.get("tokens"):

@@ -79,10 +79,12 @@ class Splitter:
 
     def _context(self, chat: Chat, before: Sequence[Round], new: Round) -> Sequence[Round]:
         """The last rounds before a new one, as many as `overlap` allows and as fit together with it."""
-        for start in range(max(0, len(before) - self._config.overlap), len(before)):
-            if self.count(chat.conversation([*before[start:], new])) <= self._limit:
-                return before[start:]
-        return ()
+        taken = 0
+        while taken < min(self._config.overlap, len(before)):
+            if self.count(chat.conversation([*before[len(before) - taken - 1 :], new])) > self._limit:
+                break
+            taken += 1
+        return before[len(before) - taken :]
 
     def _longest(self, chat: Chat, context: Sequence[Round], rounds: Sequence[Round], guess: int) -> tuple[int, int]:
         """How many of the first rounds fit after the context, and the tokens; (0, tokens with one) if none does."""

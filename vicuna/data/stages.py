@@ -2,9 +2,11 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from vicuna.data import decontaminate, pages
 from vicuna.data.chat import Chat, Drop, from_conversation
@@ -56,10 +58,18 @@ def begin(record: Record) -> Outcome:
         found = rows.reading(record.row, where)
     except RowError as error:
         return _unreadable(record, error.reason, str(error).removeprefix(f"{where}: "), _row_hash(record.row))
+    except RecursionError:
+        return _too_deep(record)
+    if not _storable(found.conversation.metadata):
+        return _too_deep(record)
     chat = from_conversation(found.conversation, record.file, record.position)
     if not chat.rounds:
         return _unreadable(record, "no turns", "", _row_hash(record.row), chat.id)
-    return Outcome(chat=chat, rounds_in=len(chat.rounds), mapped=found.mapped)
+    outcome = Outcome(chat=chat, rounds_in=len(chat.rounds), mapped=found.mapped)
+    if chat.misplaced_system:  # a chat has no place for it
+        dropped = [Drop("read", "system message after the first turn", round=each) for each in chat.rounds]
+        outcome.keep((chat.with_rounds(()), dropped))
+    return outcome
 
 
 def advance(outcome: Outcome, names: Sequence[Stage], config: CleanConfig) -> None:
@@ -129,6 +139,11 @@ def _decontaminate(outcome: Outcome, config: CleanConfig) -> None:
     outcome.keep(decontaminate.decontaminated(outcome.chat, config.decontaminate))
 
 
+def _scorer(config: CleanConfig) -> None:
+    toxicity.scorer.cache_clear()  # its file of words may have changed since an earlier run in this process
+    toxicity.scorer(config.toxicity)
+
+
 _STAGES: dict[Stage, Callable[[Outcome, CleanConfig], None]] = {
     "markdown": _markdown,
     "validity": _validity,
@@ -141,7 +156,7 @@ _STAGES: dict[Stage, Callable[[Outcome, CleanConfig], None]] = {
 _PREPARE: dict[Stage, Callable[[CleanConfig], object]] = {
     "language": lambda _: language.prepare(),
     "decontaminate": lambda config: decontaminate.prepare(config.decontaminate),
-    "toxicity": lambda config: toxicity.scorer(config.toxicity),
+    "toxicity": _scorer,
     "split": splitter,
 }
 
@@ -152,6 +167,20 @@ def _unreadable(record: Record, reason: str, detail: str, text_hash: str, chat_i
     chat = Chat(id=chat_id or where, file=record.file, position=record.position, source=where, rounds=())
     drop = Drop("read", reason, whole_text(detail))
     return Outcome(chat=chat, rounds_in=1, drops=[drop], record_hash=text_hash)
+
+
+def _too_deep(record: Record) -> Outcome:
+    flat = {name: value for name, value in record.row.items() if not isinstance(value, list | dict)}
+    return _unreadable(record, "malformed record", "its values are nested too deeply", _row_hash(flat))
+
+
+def _storable(metadata: Mapping[str, Any]) -> bool:
+    """Whether metadata can be kept between two steps, within the three levels that are around it then."""
+    try:
+        orjson.dumps([[[metadata]]])
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _row_hash(row: Any) -> str:

@@ -4,6 +4,7 @@ A step whose file is there already has been done before, perhaps by a run that w
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ MOST_RECORDS = 1024
 """Records of a block, however small they are."""
 KEY_LOW, KEY_HIGH, ID, LENGTH, ALIVE, COLUMNS = range(6)
 """Rows of the part `columns`, 64-bit numbers of each chat: exact key, hash of the id, characters, are rounds left."""
+_NUMBERED = re.compile(r"~\d+\Z")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Cleaned(NamedTuple):
     chats: int
     damaged: list[str]
     """Places where an input broke off."""
+    numbered: list[str]
+    """Ids that end like those which tell chats of one id apart."""
 
 
 class Verdict(NamedTuple):
@@ -91,11 +95,12 @@ def clean(item: tuple[int, Block], config: CleanConfig, work: Work) -> Cleaned:
             if config.dedup.enabled and config.dedup.near:  # at once, while `decontaminate`'s words are still known
                 signatures.append(near.signature(found.chat) if found.chat.rounds else near.NOTHING)
         _few_examples(outcomes)
-        facts = json.dumps({"chats": len(outcomes), "damaged": damaged})
-        ids = json.dumps([each.chat.id for each in outcomes])
+        ids = [each.chat.id for each in outcomes]
+        facts = Cleaned(len(outcomes), damaged, [name for name in ids if _NUMBERED.search(name)])
         lines = b"".join(map(outcome.to_line, outcomes))
         arrays = _columns([each.chat for each in outcomes], config) | _bands(signatures, config)
-        write_parts(path, {"facts": facts.encode(), "ids": ids.encode(), "outcomes": lines, **arrays})
+        texts = {"facts": json.dumps(facts._asdict()).encode(), "ids": json.dumps(ids).encode(), "outcomes": lines}
+        write_parts(path, {**texts, **arrays})
     return Cleaned(**json.loads(read_bytes(path, "facts")))
 
 
@@ -143,8 +148,9 @@ def finish(item: tuple[int, Sequence[Verdict]], config: CleanConfig, work: Work)
             ledger.append(to_lines(found))
             context |= any(not turn.train for piece in pieces for turn in piece.conversation.messages)
             samples += [writers.line(each.conversation, config.output.layout) for each in pieces]
-        parts = {"samples": b"".join(samples), "ledger": b"".join(ledger), "books": books.to_json()}
-        write_parts(path, {**parts, "facts": json.dumps({"samples": len(samples), "context": context}).encode()})
+        facts = json.dumps(Finished(len(samples), context)._asdict()).encode()
+        parts = {"samples": b"".join(samples), "ledger": b"".join(ledger), "books": books.to_json(), "facts": facts}
+        write_parts(path, parts)
     return Finished(**json.loads(read_bytes(path, "facts")))
 
 

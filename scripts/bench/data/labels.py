@@ -39,7 +39,7 @@ RULES: dict[str, frozenset[str]] = {
     "starts_with_gpt": frozenset({"validity: answer before the first question"}),
     "ends_with_human": frozenset({"validity: question without an answer"}),
     "role_repeated": frozenset({"validity: two messages of one role in a row"}),
-    "role_unknown": frozenset({"read: unknown role", "validity: system message after the first turn"}),
+    "role_unknown": frozenset({"read: unknown role", "read: system message after the first turn"}),
     "single_turn": frozenset({"validity: answer before the first question", "validity: question without an answer"}),
     "no_turns": frozenset({"read: no turns"}),
     "plugin": frozenset({"validity: held with plugins"}),

@@ -57,7 +57,7 @@ def blob_share(text: str) -> float:
         return 0.0
     rest = _CODE.sub("", without_code(text))
     blobs = sum(len(word) for word in rest.split() if len(word) >= STRETCH and _is_blob(word))
-    return blobs / len(text) if blobs >= LEAST * len(text) else 0.0
+    return blobs / len(text) if text and blobs >= LEAST * len(text) else 0.0
 
 
 def _is_blob(word: str) -> bool:

@@ -23,8 +23,6 @@ def valid(chat: Chat, config: ValidityConfig) -> Result:
     """
     if config.drop_plugins and chat.metadata.get("plugins"):
         return _none(chat, "held with plugins")
-    if chat.misplaced_system:
-        return _none(chat, "system message after the first turn")
     rounds, drops = list(chat.rounds), []
     if rounds and not rounds[0].users:
         if not config.drop_leading_answer:

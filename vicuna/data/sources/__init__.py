@@ -1,6 +1,8 @@
 """Files that paths, folders and patterns name, and the records in them."""
 
 import glob
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,8 +32,13 @@ def expand(inputs: Sequence[str]) -> list[Source]:
     for path in found:
         if not path.is_file():
             raise InputError(f"{path} is not a regular file")
-    names = [path.name for path in found]
-    return [Source(path, path.name if names.count(path.name) == 1 else path.as_posix()) for path in found]
+    names = Counter(path.name for path in found)
+    return [Source(path, _readable(path.name if names[path.name] == 1 else path.as_posix())) for path in found]
+
+
+def _readable(name: str) -> str:
+    """A name that UTF-8 can hold; file systems take others."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _matches(given: str) -> list[Path]:
