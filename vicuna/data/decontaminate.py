@@ -48,8 +48,8 @@ class Index:
                 if counts[anchor, run] <= WORDING:
                     self._runs.setdefault((each.length, run), each.name)
                     self._lengths.setdefault(anchor, set()).add(each.length)
-        # 1,000 times as many places as questions have runs, so that a word in 1,000 is looked at twice
-        bits = min(_MOST_BITS, (1000 * len(self._lengths)).bit_length())
+        # 32 times as many places as questions have runs: a word in 32 is looked at twice, and the table stays in cache
+        bits = min(_MOST_BITS, (32 * len(self._lengths)).bit_length())
         self._shift = np.uint64(64 - max(bits, 1))
         self._table = np.zeros(1 << max(bits, 1), bool)
         self._table[np.array(list(self._lengths), np.uint64) >> self._shift] = True
@@ -68,10 +68,13 @@ class Index:
         anchors = shingles(hashes, ANCHOR)
         places = np.flatnonzero(self._table[anchors >> self._shift])
         hits = []
+        runs: dict[int, Array] = {}
         for at, anchor in zip(places.tolist(), anchors[places].tolist(), strict=True):
             for length in self._lengths.get(anchor, ()):
                 if ANCHOR <= length <= len(hashes) - at:
-                    name = self._runs.get((length, int(shingles(hashes[at : at + length], length)[0])))
+                    if length not in runs:
+                        runs[length] = shingles(hashes, length)
+                    name = self._runs.get((length, int(runs[length][at])))
                     if name:
                         hits.append(Match(int(np.searchsorted(found.breaks, at)), name, length))
         return hits
