@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -77,10 +78,17 @@ def _run(found: Sequence[Source], config: CleanConfig, out: Path, work: Work) ->
     workers = engine(config.engine)
     stages.prepare(stages.before_dedup(config), config)
     blocks = enumerate(_blocks(found, work, config))
-    cleaned = _mapped(workers, functools.partial(steps.clean, config=config, work=work), blocks, "blocks cleaned")
+    clean = functools.partial(steps.clean, config=config, work=work)
+    later = (*stages.after_dedup(config), *(("split",) if config.split.enabled else ()))
+    with ThreadPoolExecutor(1) as beside:
+        loading: list[Future[None]] = []
+        cleaned = _mapped(
+            workers, clean, blocks, "blocks cleaned",
+            begun=lambda: loading.append(beside.submit(stages.prepare, later, config)),
+        )  # fmt: skip
+        loading[0].result()
     chats = Chats(work, tuple(each.chats for each in cleaned))
     decision = decide(chats, config.dedup, workers, {name for each in cleaned for name in each.numbered})
-    stages.prepare((*stages.after_dedup(config), *(("split",) if config.split.enabled else ())), config)
     items = [(block, decision.verdicts.get(block, [])) for block in range(len(cleaned))]
     finish = functools.partial(steps.finish, config=config, work=work)
     finished = _mapped(workers, finish, items, "blocks finished")
@@ -114,8 +122,10 @@ def _blocks(found: Sequence[Source], work: Work, config: CleanConfig) -> Iterato
         yield from cut(source, work.spool, steps.MOST_RECORDS, int(config.engine.block * 1e6))
 
 
-def _mapped(workers: Engine, function: Any, items: Iterable[Item], what: str) -> list[Any]:
-    """The results of a step, under a progress bar."""
+def _mapped(
+    workers: Engine, function: Any, items: Iterable[Item], what: str, begun: Callable[[], object] = lambda: None
+) -> list[Any]:
+    """The results of a step, under a progress bar; `begun` is called when its processes run (none is forked after)."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -126,6 +136,7 @@ def _mapped(workers: Engine, function: Any, items: Iterable[Item], what: str) ->
         workers.map(function, items) as done,  # first, so that no process is forked beside the bar's thread
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
+        begun()
         task = progress.add_task("", total=total)
         for result in done:
             results.append(result)
