@@ -1,8 +1,10 @@
 """Counting without tokenising gives what tokenising gives, for every kind of tokenizer and template."""
 
 import copy
+import dataclasses
 import functools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,10 +16,11 @@ from transformers import PreTrainedTokenizerFast
 from tests.frame.test_chat_templates import FAMILIES, family_tokenizer
 from tests.tokenizers_kinds import MAKERS, SPECIAL, tokenizer_of
 from vicuna.conversation import Conversation, Message
-from vicuna.counting import TokenCounter, word_pattern
+from vicuna.counting import TokenCounter
 from vicuna.plain import plain_tokenizer
 from vicuna.prompt import encode, template
 from vicuna.template import BUILT_IN, TemplateError
+from vicuna.words import words_of
 
 LLAMA_2 = {
     "type": "Sequence",
@@ -62,6 +65,10 @@ def _changed(kind: str, merges: list[tuple[str, str]], **parts: Any) -> Any:
         for token in (*pair, "".join(pair)):
             model["vocab"].setdefault(token, len(model["vocab"]))
     model["merges"] = [*map(list, merges), *model["merges"]]
+    return _finished(source)
+
+
+def _finished(source: dict[str, Any]) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(source)), bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         extra_special_tokens=SPECIAL[3:], clean_up_tokenization_spaces=False,
@@ -71,6 +78,17 @@ def _changed(kind: str, merges: list[tuple[str, str]], **parts: Any) -> Any:
 def _unsplit(scheme: str) -> Any:
     cutter = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
     return _changed("metaspace with a prefix space at the start", RUNS, pre_tokenizer=cutter)
+
+
+def _in_parts(*, byte_fallback: bool, **parts: Any) -> Any:
+    """A tokenizer none of whose merges joins letters, digits and signs."""
+    source = json.loads(tokenizer_of("metaspace with a prefix space everywhere").backend_tokenizer.to_str())
+    model = source["model"]
+    merges = [pair for pair in model["merges"] if re.fullmatch(r"▁*(?:[a-zA-Zé]+|\d+|[^\w▁]+)", "".join(pair))]
+    model.update(merges=[*map(list, RUNS), *merges], byte_fallback=byte_fallback, fuse_unk=byte_fallback)
+    for token in ["▁▁", "▁▁▁▁", *(f"<0x{byte:02X}>" for byte in range(256))]:
+        model["vocab"].setdefault(token, len(model["vocab"]))
+    return _finished(source | parts)
 
 
 CHANGED = {
@@ -84,6 +102,11 @@ CHANGED = {
     "llama 3": lambda: _changed("byte-level", BYTE_RUNS, pre_tokenizer=_cutter(r"\p{N}{1,3}")),
     "qwen 2": lambda: _changed("byte-level", BYTE_RUNS, pre_tokenizer=_cutter(r"\p{N}"), normalizer={"type": "NFC"}),
 }
+IN_PARTS = {
+    "in parts, each piece by itself": lambda: _in_parts(byte_fallback=False),
+    "in parts, over the whole text": lambda: _in_parts(byte_fallback=True, pre_tokenizer=None, normalizer=LLAMA_2),
+}
+CHANGED |= IN_PARTS
 PROVEN = {
     *CHANGED, "metaspace with a prefix space everywhere", "metaspace with a prefix space at the start",
     "metaspace without a prefix space or BOS", "byte-level", "byte-level with a prefix space and BOS", "unigram",
@@ -101,6 +124,7 @@ texts = st.lists(
     | st.sampled_from(
         ["Hello", " ", "  ", "\n", "\n\n", "\t", "\r\n", "\x1c", "\x85", "\xa0", "\u2028", "\u3000", "▁", "▁▁",
          "\u200b", "don't", "'s", "你好", "\u0301", "é", "_", "</s>", "<|im_end|>", " ASSISTANT:", "\n###",
+         "x1.y", "3,5", "éa.é", "☃1a", "@@1",
          "\ufdd20.1\ufdd3", "a\xa0\n\nb", "a\xa0  b", "a.\n\n", "x \n\n  y", "```\n    code\n```", "1234", "a" * 70]
     ),
     max_size=9,
@@ -126,6 +150,16 @@ def test_a_count_is_the_length_of_what_training_sees(kind, name, rounds, system)
     if system is not None:
         messages = (Message("system", system), *messages)
     check(_counter(kind, name), messages, own, chosen)
+
+
+@KINDS
+@settings(max_examples=20, deadline=None)
+@given(turns=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts), max_size=5))
+def test_so_it_is_for_turns_in_any_order_and_text_after_the_stop(kind, turns):
+    own, chosen = tokenizer(kind), dataclasses.replace(BUILT_IN["vicuna_v1.1"], answer_end="\n")
+    messages = tuple(Message(role, text) for role, text in turns)
+    check(_counter(kind, "vicuna_v1.1"), messages, own, template("vicuna_v1.1"))
+    check(TokenCounter(own, chosen), messages, own, chosen)
 
 
 @functools.cache
@@ -155,8 +189,40 @@ def test_so_it_is_for_the_chat_templates_of_model_families(family, rounds):
 
 @KINDS
 def test_words_are_counted_each_by_itself_only_where_the_tokenizer_proves_it(kind):
-    found = word_pattern(plain_tokenizer(tokenizer(kind)).source())
+    found = words_of(plain_tokenizer(tokenizer(kind)).source())
     assert (found is not None) == (kind in PROVEN)
+
+
+@KINDS
+def test_words_are_cut_into_parts_only_where_no_merge_joins_them(kind):
+    found = words_of(plain_tokenizer(tokenizer(kind)).source())
+    assert (found is not None and found.parts is not None) == (kind in IN_PARTS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"merges": [["a", "1"]]}, {"merges": [["<0x0A>", "a"]]}, {"fuse_unk": True, "byte_fallback": False}]
+)
+def test_a_model_that_may_see_across_parts_counts_whole_words(change):
+    source = plain_tokenizer(tokenizer("in parts, over the whole text")).source()
+    assert words_of(source).parts
+    source["model"].update(change)
+    assert words_of(source).parts is None
+
+
+@KINDS
+@settings(max_examples=30, deadline=None)
+@given(text=texts.filter(bool))
+def test_words_are_the_text_and_stay_the_same_when_more_text_follows_a_word(kind, text):
+    found = words_of(plain_tokenizer(tokenizer(kind)).source())
+    if found is None:
+        return
+    first, others = found.cut(text)
+    words = [first, *(found.gap + other for other in others)]
+    same = str.maketrans("▁", " ") if found.gap else {}
+    assert "".join(words).translate(same) == text.translate(same)
+    assert all(found.ends(word, words[i]) for i, word in enumerate(words[:-1], 1))
+    if found.parts:
+        assert all("".join(found.parts.findall(word)) == word for word in words)
 
 
 @pytest.mark.parametrize("kind", ["llama, a prefix space everywhere", "llama 2, by normalizer"])
@@ -172,9 +238,9 @@ def test_words_are_counted_each_by_itself_only_where_the_tokenizer_proves_it(kin
 )
 def test_a_model_that_may_see_across_words_proves_nothing(kind, change):
     source = plain_tokenizer(tokenizer(kind)).source()
-    assert word_pattern(source)
+    assert words_of(source)
     source["model"].update(change)
-    assert word_pattern(source) is None
+    assert words_of(source) is None
 
 
 @pytest.mark.parametrize(
@@ -183,7 +249,7 @@ def test_a_model_that_may_see_across_words_proves_nothing(kind, change):
 def test_added_tokens_that_are_found_in_text_or_change_it_prove_nothing(added):
     own = copy.deepcopy(tokenizer("byte-level"))
     own.add_tokens([added], special_tokens=added.special)
-    assert word_pattern(plain_tokenizer(own).source()) is None
+    assert words_of(plain_tokenizer(own).source()) is None
     messages = messages_of([("a great deal <x> more", " great deal \n", True)])
     check(TokenCounter(own, template("vicuna_v1.1")), messages, own, template("vicuna_v1.1"))
 
