@@ -80,13 +80,15 @@ def _run(found: Sequence[Source], config: CleanConfig, out: Path, work: Work) ->
     blocks = enumerate(_blocks(found, work, config))
     clean = functools.partial(steps.clean, config=config, work=work)
     later = (*stages.after_dedup(config), *(("split",) if config.split.enabled else ()))
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside:  # where this process would only wait, it loads what the later stages need
         loading: list[Future[None]] = []
-        cleaned = _mapped(
-            workers, clean, blocks, "blocks cleaned",
-            begun=lambda: loading.append(beside.submit(stages.prepare, later, config)),
-        )  # fmt: skip
-        loading[0].result()
+        waits = config.engine.workers > 1
+        begun = (lambda: loading.append(beside.submit(stages.prepare, later, config))) if waits else None
+        cleaned = _mapped(workers, clean, blocks, "blocks cleaned", begun)
+        if loading:
+            loading[0].result()
+    if not loading:
+        stages.prepare(later, config)
     chats = Chats(work, tuple(each.chats for each in cleaned))
     decision = decide(chats, config.dedup, workers, {name for each in cleaned for name in each.numbered})
     items = [(block, decision.verdicts.get(block, [])) for block in range(len(cleaned))]
@@ -123,7 +125,7 @@ def _blocks(found: Sequence[Source], work: Work, config: CleanConfig) -> Iterato
 
 
 def _mapped(
-    workers: Engine, function: Any, items: Iterable[Item], what: str, begun: Callable[[], object] = lambda: None
+    workers: Engine, function: Any, items: Iterable[Item], what: str, begun: Callable[[], object] | None = None
 ) -> list[Any]:
     """The results of a step, under a progress bar; `begun` is called when its processes run (none is forked after)."""
     from rich.console import Console
@@ -136,7 +138,8 @@ def _mapped(
         workers.map(function, items) as done,  # first, so that no process is forked beside the bar's thread
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
-        begun()
+        if begun:
+            begun()
         task = progress.add_task("", total=total)
         for result in done:
             results.append(result)
