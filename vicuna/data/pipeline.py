@@ -28,13 +28,13 @@ from vicuna.data.sources.cuts import cut
 from vicuna.data.sources.record import Block, Source
 from vicuna.data.steps import Work
 from vicuna.data.verdicts import Chats, Decision, decide
+from vicuna.data.writers import KIND
 from vicuna.errors import InputError
 from vicuna.files import read_json, replacing, sha256_file, sha256_text, write_json
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-KIND = "dataset"
 WORK = ".work"
 """Folder inside the dataset folder that holds finished steps until the end."""
 _TOKENIZER_FILES = (

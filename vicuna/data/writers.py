@@ -11,6 +11,8 @@ from vicuna.conversation import Conversation, Layout, to_line
 from vicuna.data.sources.record import whole_text
 from vicuna.files import replacing
 
+KIND = "dataset"
+"""What the manifest of a folder of conversation files calls it."""
 Format = Literal["jsonl", "jsonl.zst", "parquet"]
 
 _ZSTD_LEVEL = 3

@@ -10,10 +10,9 @@ from vicuna.config import to_dict
 from vicuna.conversation import Conversation
 from vicuna.data.config import OutputConfig
 from vicuna.data.tools.inputs import Inputs
-from vicuna.data.writers import open_shard
+from vicuna.data.writers import KIND, open_shard
 from vicuna.errors import InputError
 
-KIND = "dataset"
 Write = Callable[[Conversation], object]
 Body = Callable[[Inputs, Write, dict[str, Any]], None]
 
