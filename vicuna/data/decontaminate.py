@@ -5,17 +5,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from vicuna.data.chat import Chat, Drop, Result
 from vicuna.data.config import DecontaminateConfig
 from vicuna.data.questions import ANCHOR, Print, question_hashes, question_paths, read_prints
-from vicuna.data.shingles import Words, shingles, words
+from vicuna.data.shingles import Array, Words, shingles, words
 from vicuna.errors import InputError
-
-Array = np.ndarray[Any, Any]
 
 WORDING = 10
 """A run of words that more different questions than this share is the wording of a test, not a question."""

@@ -2,13 +2,11 @@
 
 import hashlib
 import unicodedata
-from typing import Any
 
 import numpy as np
 
 from vicuna.data.chat import Chat
-
-Array = np.ndarray[Any, Any]
+from vicuna.data.shingles import Array
 
 _SPACE = "".join(char for char in map(chr, range(128)) if char.isspace()).encode()
 

@@ -6,16 +6,13 @@ itself is rensa's R-MinHash, after Dahlgaard, Knudsen and Thorup 2017 (Fast Simi
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from vicuna.data.chat import Chat
 from vicuna.data.config import DedupConfig
 from vicuna.data.dedup import members
-from vicuna.data.shingles import shingles, words
-
-Array = np.ndarray[Any, Any]
+from vicuna.data.shingles import Array, shingles, words
 
 SHINGLE = 5
 """Words in a shingle."""

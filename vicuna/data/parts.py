@@ -3,14 +3,12 @@
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from vicuna.data.shingles import Array
 from vicuna.errors import InputError
 from vicuna.files import replacing
-
-Array = np.ndarray[Any, Any]
 
 
 def write_parts(path: Path, parts: Mapping[str, Array | bytes]) -> None:

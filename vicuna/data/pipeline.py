@@ -19,7 +19,7 @@ import vicuna
 from vicuna import manifest
 from vicuna.config import to_dict
 from vicuna.data import decontaminate, sources, stages, steps
-from vicuna.data.config import CleanConfig
+from vicuna.data.config import CleanConfig, Stage
 from vicuna.data.engine import Engine, engine
 from vicuna.data.ledger import Books
 from vicuna.data.parts import read_bytes
@@ -79,7 +79,7 @@ def _run(found: Sequence[Source], config: CleanConfig, out: Path, work: Work) ->
     stages.prepare(stages.before_dedup(config), config)
     blocks = enumerate(_blocks(found, work, config))
     clean = functools.partial(steps.clean, config=config, work=work)
-    later = (*stages.after_dedup(config), *(("split",) if config.split.enabled else ()))
+    later: tuple[Stage, ...] = (*stages.after_dedup(config), "split")
     with ThreadPoolExecutor(1) as beside:  # where this process would only wait, it loads what the later stages need
         loading: list[Future[None]] = []
         waits = config.engine.workers > 1

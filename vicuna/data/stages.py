@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,24 +27,16 @@ EXAMPLE_LIMIT = 3_000
 # ------------------------------------------------------------------------------------------------ in what order
 def before_dedup(config: CleanConfig) -> tuple[Stage, ...]:
     """The stages that are switched on and come before the duplicates are known."""
-    return tuple(_enabled(config))[: _place(config)]
+    return _enabled(config, config.order[: config.order.index("dedup")])
 
 
 def after_dedup(config: CleanConfig) -> tuple[Stage, ...]:
-    """The stages that are switched on and work on what is left then, but for the split."""
-    return tuple(each for each in tuple(_enabled(config))[_place(config) :] if each != "split")
+    """The stages that are switched on and work on what is left then, but for the split, which is always last."""
+    return _enabled(config, config.order[config.order.index("dedup") + 1 : -1])
 
 
-def _place(config: CleanConfig) -> int:
-    """How many of the enabled stages come before `dedup` has its place."""
-    earlier = config.order[: config.order.index("dedup")]
-    return sum(getattr(config, each).enabled for each in earlier)
-
-
-def _enabled(config: CleanConfig) -> Iterator[Stage]:
-    for each in config.order:
-        if each != "dedup" and getattr(config, each).enabled:
-            yield each
+def _enabled(config: CleanConfig, names: Sequence[Stage]) -> tuple[Stage, ...]:
+    return tuple(each for each in names if getattr(config, each).enabled)
 
 
 # ------------------------------------------------------------------------------------------------ what they do
@@ -92,8 +84,8 @@ def cut(outcome: Outcome, config: CleanConfig) -> list[Piece]:
 
 
 def prepare(names: Sequence[Stage], config: CleanConfig) -> None:
-    """Load now what these stages would load at their first record, so that processes forked later share it."""
-    for name in names:
+    """Load now what these stages, if switched on, would load at their first record: processes forked later share it."""
+    for name in _enabled(config, names):
         if name in _PREPARE:
             _PREPARE[name](config)
 

@@ -17,7 +17,8 @@ from vicuna.data.chat import Chat, Drop
 from vicuna.data.config import CleanConfig
 from vicuna.data.ledger import EXAMPLES, Books, to_lines
 from vicuna.data.outcome import Outcome
-from vicuna.data.parts import Array, read_bytes, write_parts
+from vicuna.data.parts import read_bytes, write_parts
+from vicuna.data.shingles import Array
 from vicuna.data.sources.cuts import records
 from vicuna.data.sources.record import Block
 from vicuna.data.split import Piece

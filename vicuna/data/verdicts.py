@@ -16,7 +16,8 @@ import numpy as np
 from vicuna.data import dedup, near
 from vicuna.data.config import DedupConfig
 from vicuna.data.engine import Engine
-from vicuna.data.parts import Array, read_bytes, read_part, read_parts
+from vicuna.data.parts import read_bytes, read_part, read_parts
+from vicuna.data.shingles import Array
 from vicuna.data.steps import ALIVE, ID, KEY_HIGH, KEY_LOW, LENGTH, Verdict, Work
 
 MOST = 64 << 20
