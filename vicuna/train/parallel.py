@@ -1,0 +1,138 @@
+"""The ranks of a run: who this process is among them, and what they tell each other."""
+
+import contextlib
+import datetime
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from vicuna.errors import VicunaError
+
+T = TypeVar("T")
+BACKENDS = {"cpu": "cpu:gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""What carries tensors between ranks, by device; gloo is beside nccl for state in main memory."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank and the others. One process alone is a world of one, in which nothing is sent."""
+
+    rank: int = 0
+    """Of this process, from 0."""
+    size: int = 1
+    """Number of ranks."""
+    local_rank: int = 0
+    """Of this process on its node, from 0."""
+    local_size: int = 1
+    """Number of ranks on this node."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where this rank computes."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank speaks for all: prints, and writes what is there once."""
+        return self.rank == 0
+
+    @property
+    def is_local_main(self) -> bool:
+        """Whether this rank does what is done once on each node."""
+        return self.local_rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            self.gather(None)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value added over all ranks, in float64, the same on each rank."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value over all ranks."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Sequence[float], by: Any) -> list[float]:
+        tensor = torch.tensor(values, dtype=torch.float64)  # through main memory: some devices lack float64
+        if self.size > 1:
+            dist.all_reduce(tensor, by)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank brings, in the order of ranks, on every rank; any object that pickles."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=_control())
+        return found
+
+    def broadcast(self, value: T) -> T:
+        """What rank 0 brings, on every rank."""
+        return self.gather(value if self.is_main else None)[0]  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def one_fails_all_fail(self, what: str) -> Iterator[None]:
+        """After the block, an error on any rank is an error on every rank, so that none waits for the dead.
+
+        The block must not send anything itself.
+        """
+        mine: BaseException | None = None
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (raised again below, on every rank)
+            mine = error
+        said = self.gather(f"{type(mine).__name__}: {mine}" if mine else "")
+        if mine:
+            raise mine
+        if others := [f"rank {rank}: {text}" for rank, text in enumerate(said) if text]:
+            raise VicunaError(f"{what} failed on another rank ({others[0]})")
+
+
+_CONTROL: list[Any] = []
+
+
+def _control() -> Any:
+    """A gloo group for small objects, so that they never touch the GPU."""
+    return _CONTROL[0] if _CONTROL else None
+
+
+@contextlib.contextmanager
+def joined(device: str, timeout: float, *, alone_too: bool) -> Iterator[World]:
+    """The world that RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE in the environment describe.
+
+    Args:
+        device: "cpu" or "cuda".
+        timeout: seconds that a rank waits for the others.
+        alone_too: make a process group of one where there are no other ranks (sharding needs one).
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    place = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
+    if device == "cuda":
+        torch.cuda.set_device(place)
+    world = World(rank, size, local_rank, local_size, place)
+    if size == 1 and not alone_too:
+        yield world
+        return
+    limit = datetime.timedelta(seconds=timeout)
+    store = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # a meeting place for one
+    dist.init_process_group(BACKENDS[device], rank=rank, world_size=size, timeout=limit, store=store)
+    _CONTROL[:] = [dist.new_group(backend="gloo", timeout=limit)]
+    try:
+        yield world
+    finally:
+        _CONTROL.clear()
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """A TCP port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
