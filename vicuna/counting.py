@@ -6,31 +6,15 @@ conversation are tried.
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vicuna.conversation import Message
-from vicuna.plain import PlainTokenizer, Segment, Stretch, mark_of, need_unicode, plain_tokenizer, stretches
+from vicuna.encoding import Memory, Wordwise
+from vicuna.plain import Stretch, mark_of, need_unicode, plain_tokenizer, stretches
 from vicuna.prompt import stop_name
 from vicuna.template import Piece, Template, TextTemplate
-from vicuna.words import Words, words_of
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-class _Counts(dict[Key, int], Generic[Key]):
-    """Counts that are made when they are first asked for; forgets all when there are too many."""
-
-    def __init__(self, make: Callable[[Key], int], most: int) -> None:
-        self._make = make
-        self._most = most
-
-    def __missing__(self, key: Key) -> int:
-        if len(self) >= self._most:
-            self.clear()
-        count = self[key] = self._make(key)
-        return count
+from vicuna.words import words_of
 
 
 class TokenCounter:
@@ -49,13 +33,13 @@ class TokenCounter:
         self._template = template
         self._plain = plain_tokenizer(tokenizer)
         words = words_of(self._plain.source())
-        self._words = _WordCounter(self._plain, words) if words else None
+        self._words: Wordwise[int] | None = Wordwise(self._plain, words, len, sum) if words else None
         self._opening = len(self._plain.opening_ids) if template.adds_bos else 0
         self._stop: str | None = None
-        self._stretches = _Counts(self._count_stretch, 1_000)
-        self._rounds: _Counts[tuple[bool, tuple[Message, ...]]] | None = None
+        self._stretches = Memory(self._count_stretch, 1_000)
+        self._rounds: Memory[tuple[bool, tuple[Message, ...]], int] | None = None
         if isinstance(template, TextTemplate) and template.stop_is_token and not template.answer_end:
-            self._rounds = _Counts(functools.partial(self._count_round, template), 1_000)
+            self._rounds = Memory(functools.partial(self._count_round, template), 1_000)
 
     def __call__(self, messages: Sequence[Message]) -> int:
         """How many tokens `prompt.encode` gives for a conversation of these messages.
@@ -89,66 +73,4 @@ class TokenCounter:
         plain = plain_tokenizer(self._tokenizer, [text]) if mark_of(0) in text else self._plain
         if self._words is None or plain is not self._plain or len(stretch.segments) > 2:
             return sum(map(len, plain.encode(stretch)))
-        return self._words.count(stretch)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """Text in words."""
-
-    first: str
-    last: str | None
-    """None where there is but one."""
-    others: int
-    """Tokens of all words but the first."""
-
-
-class _WordCounter:
-    """Counts the tokens of stretches, each word by itself."""
-
-    def __init__(self, plain: PlainTokenizer, words: Words) -> None:
-        self._plain = plain
-        self._words = words
-        self._gap = words.gap
-        self._heads = _Counts(self._count_head, 10_000)
-        self._others = _Counts(self._count_other, 200_000)
-        self._parts = _Counts(plain.count, 200_000)
-        self._cut = functools.lru_cache(1_000)(self._cut_text)
-
-    def count(self, stretch: Stretch) -> int:
-        """Tokens of a stretch of one segment or two."""
-        prompt, *answers = [self._cut(segment.text) for segment in stretch.segments]
-        if not answers:
-            return self._head(stretch, prompt.first) + prompt.others
-        (answer,) = answers
-        last = prompt.first if prompt.last is None else prompt.last
-        if self._words.ends(last, answer.first):
-            return self._head(stretch, prompt.first) + prompt.others + self._other(answer.first) + answer.others
-        if prompt.last is None:
-            return self._head(stretch, last, answer.first) + answer.others
-        border = self._head(Stretch((), None, None, True), last, answer.first)
-        return self._head(stretch, prompt.first) + prompt.others - self._other(last) + border + answer.others
-
-    def _head(self, stretch: Stretch, prompt: str, answer: str = "") -> int:
-        """Tokens of the words with which a stretch begins."""
-        return self._heads[prompt, answer, stretch.lead, stretch.continues]
-
-    def _other(self, word: str) -> int:
-        return self._others[word[len(self._gap) :]]
-
-    def _cut_text(self, text: str) -> _Cut:
-        first, others = self._words.cut(text)
-        last = self._gap + others[-1] if others else None
-        return _Cut(first, last, sum(map(self._others.__getitem__, others)))
-
-    def _count_head(self, head: tuple[str, str, str | None, bool]) -> int:
-        prompt, answer, lead, continues = head
-        segments = (Segment(prompt, False, True), Segment(answer, True, True))
-        return sum(map(len, self._plain.encode(Stretch(segments if answer else segments[:1], lead, None, continues))))
-
-    def _count_other(self, other: str) -> int:
-        """Tokens of a word that is not the first, given without its gap."""
-        word = self._gap + other
-        if self._words.parts is None:
-            return self._plain.count(word)
-        return sum(map(self._parts.__getitem__, self._words.parts.findall(word)))
+        return sum(self._words.of(stretch))

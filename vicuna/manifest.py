@@ -58,8 +58,14 @@ def write(
     parents: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Hash every file below `folder` and write its manifest; from then on the artefact counts as complete.
+
+    Args:
+        folder: the artefact.
+        kind, parents, config, facts: as in `Manifest`.
+        hashes: file name → SHA-256 of its bytes, for files that are hashed already and need not be read again.
 
     Raises:
         InputError: there is no such folder, or it cannot be read or written.
@@ -67,7 +73,8 @@ def write(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"cannot write {folder / NAME}: {folder} is not a folder")
-    files = _hashes(folder)
+    known = hashes or {}
+    files = {name: known.get(name) or sha256_file(path) for name, path in _files(folder).items()}
     manifest = Manifest(
         kind=kind,
         hash=_content_hash(files),

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,15 @@ table.bars{display:table;width:100%}td.bar{width:45%;min-width:90px;padding-righ
 td.bar i{display:block;height:12px;border-radius:3px;background:var(--mark);min-width:1px}
 svg.columns{background:none!important;width:100%;fill:var(--mark);font-size:12px}svg.columns text{fill:var(--soft)}
 svg.columns line{stroke:var(--line)}
+figure.plain svg{background:none;border-radius:0;fill:var(--ink)}
 .cards{display:flex;flex-wrap:wrap;gap:12px;margin:14px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px 16px;min-width:130px}
 .card b{display:block;font-size:22px;line-height:1.3}.card span{color:var(--soft);font-size:13px}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:14px}.pair>*{min-width:0}
-@media (max-width:720px){.pair{grid-template-columns:1fr}}
+.narrow{position:absolute;width:0;height:0;overflow:hidden;visibility:hidden}
+@media (max-width:720px){.pair{grid-template-columns:1fr}
+ .narrow{position:static;width:auto;height:auto;visibility:visible}
+ .wide{position:absolute;width:0;height:0;overflow:hidden;visibility:hidden}}
 """
 
 
@@ -127,8 +131,8 @@ def columns(counts: Sequence[int], start: float, end: float, what: str, of: str,
         )
     drawn.append(f'<text x="{left + wide / 2}" y="{top + high + 38}" text-anchor="middle">{html.escape(what)}</text>')
     drawn.append(f'<text x="0" y="12">{html.escape(of)}</text>')
-    label = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><svg class="columns" viewBox="0 0 800 240" role="img">{"".join(drawn)}</svg>{label}</figure>'
+    svg = f'<svg class="columns" viewBox="0 0 800 240" role="img">{"".join(drawn)}</svg>'
+    return f"<figure>{svg}{_caption(caption)}</figure>"
 
 
 def cards(values: Sequence[tuple[str, str]]) -> str:
@@ -159,14 +163,41 @@ def new_figure(width: float = 8, height: float = 3.2) -> tuple[Any, Any]:
 
 def figure(drawing: Any, caption: str = "") -> str:
     """A matplotlib figure as inline SVG; the same figure gives the same bytes."""
+    return f"<figure>{_svg(drawing)}{_caption(caption)}</figure>"
+
+
+def themed(draw: Callable[[float], Any], widths: Sequence[float], caption: str = "") -> str:
+    """A matplotlib figure without a ground of its own: what it draws in black has the colour of the page's text.
+
+    Args:
+        draw: width in inches → figure.
+        widths: one width, or one for wide windows (10.8 fills the page) and one for phones (4.6).
+        caption: stands under the figure.
+    """
+    drawn = [_svg(draw(width)) for width in widths]
+    for colour, role in _ROLES.items():
+        drawn = [svg.replace(colour, role) for svg in drawn]
+    if len(drawn) > 1:  # hidden in a way that leaves the glyphs, which the two share, usable
+        drawn = [f'<div class="{name}">{svg}</div>' for name, svg in zip(("wide", "narrow"), drawn, strict=True)]
+    return f'<figure class="plain">{"".join(drawn)}{_caption(caption)}</figure>'
+
+
+_ROLES = {"#000000": "var(--ink)", "#ffffff": "none", "#b0b0b0": "var(--soft)"}
+"""matplotlib's colours of text and lines, of the ground and of the grid → those of the page."""
+
+
+def _svg(drawing: Any) -> str:
     import matplotlib
 
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "vicuna", "svg.fonttype": "path"}):
         drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
-    label = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg[svg.index('<svg') :]}{label}</figure>"
+    return svg[svg.index("<svg") :]
+
+
+def _caption(text: str) -> str:
+    return f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
 
 
 _NUMBER = re.compile(r"[+\-−]?\d[\d,]*(\.\d+)?%?")

@@ -113,9 +113,9 @@ class PlainTokenizer:
         """The parts of this tokenizer, as the tokenizers library serialises them."""
         return dict(json.loads(self._whole.to_str()))
 
-    def count(self, text: str) -> int:
+    def within(self, text: str) -> list[int]:
         """Tokens of a stretch of text within a text."""
-        return len(self._continued.encode(text, add_special_tokens=False))
+        return list(self._continued.encode(text, add_special_tokens=False).ids)
 
     def encode(self, stretch: Stretch) -> list[list[int]]:
         """Tokens of each segment of a stretch.

@@ -17,6 +17,75 @@ _GENERAL = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """The same class, by its names before and since transformers 5."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """What transformers takes weights from; the second form is that of many checkpoints from before 2024."""
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Settings and tokenizers; nobody needs a repository's pictures or its weights in other formats."""
+_HUB_SKIPS = ("*/*", "consolidated*")
+"""The same weights again, as some makers add them."""
+
+
+def fetch(path: str) -> Path:
+    """The folder of a model that is named by its folder, or as `org/name[@revision]` on the Hugging Face hub.
+
+    A hub model is taken from the local cache where it is whole there and is downloaded where not. HF_TOKEN, HF_HOME,
+    HF_ENDPOINT and HF_HUB_OFFLINE in the environment mean what they mean everywhere.
+
+    Raises:
+        InputError: no folder and no hub model has this name, it may not be had, or the hub cannot be reached.
+    """
+    if Path(path).is_dir() or not path:
+        return Path(path)
+    found = _HUB_NAME.fullmatch(path)
+    if found is None or Path(Path(path).parts[0]).exists():
+        raise InputError(f"{path} is not a folder, so there is no model to load")
+    from huggingface_hub import constants, errors
+
+    name, revision = found["name"], found["revision"]
+    try:
+        return _download(name, revision)
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"the hub lets nobody have {name} without consent: accept its licence at https://huggingface.co/{name}, "
+            "then set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"the hub has {name}, but no revision {revision} of it") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise InputError(
+            f"{path} is neither a folder here nor a public model on the hub; for a private one set HF_TOKEN"
+        ) from error
+    except OSError as error:  # no network, HF_HUB_OFFLINE, full disk, ...
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _one_line(error.__cause__ or error)
+        raise InputError(
+            f"{path} is neither a folder here nor in the hub's cache, and it could not be fetched ({reason}); where "
+            f"there is a network, `hf download {name}{f' --revision {revision}' if revision else ''}` brings it there"
+        ) from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """A hub model's folder in the local cache, with weights in safetensors, or else as torch once saved them."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path()
+    for weights in WEIGHTS:
+        wanted = [*_HUB_FILES, weights]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=[*_HUB_SKIPS]))
+        if any(folder.glob(weights)):
+            break
+    return folder
+
+
+def load_settings(path: str | Path) -> Any:
+    """transformers' configuration of the model in a folder.
+
+    Raises:
+        InputError: no such folder, or no configuration of a causal language model that can be read.
+    """
+    from transformers import AutoConfig
+
+    _need_folder(path, "a model")
+    with _readable(f"{path} holds no configuration of a model that can be read"):
+        return AutoConfig.from_pretrained(str(path), local_files_only=True)
 
 
 def load_tokenizer(path: str | Path) -> Any:

@@ -154,6 +154,8 @@ class LaunchConfig:
     """Where the ranks of several nodes meet, on the first node; one node takes any free port."""
     timeout: float = 600.0
     """Seconds that a rank waits for the others before it gives up."""
+    gpu: str = ""
+    """GPU to plan for in a dry run on another machine, such as A100-80GB or H100; empty is what is there."""
 
     def __post_init__(self) -> None:
         if self.ranks < 0:
@@ -198,7 +200,7 @@ class CheckpointConfig:
             raise ValueError(f"every is auto, 0 (never) or a number of steps; got {self.every}")
         if self.keep < 1:
             raise ValueError(f"keep is at least 1; got {self.keep}")
-        if not self.mtbf > 0:
+        if not 0 < self.mtbf < math.inf:
             raise ValueError(f"mtbf is above 0 hours; got {self.mtbf}")
 
 
@@ -347,3 +349,11 @@ class InitConfig:
             raise ValueError("hidden, layers, heads, intermediate and max_length are all at least 1")
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError(f"hidden is heads times an even number; got {self.hidden} for {self.heads} heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write the page of a run, finished or not: RUN/report.html."""
+
+    run: str = field(metadata={"positional": "RUN"})
+    """Folder of the run."""

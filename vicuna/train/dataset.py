@@ -1,9 +1,7 @@
-"""Conversation files → samples: token ids and which of them are learnt, with every row that is left out counted."""
+"""Samples to learn from and to hold out, mapped from the folder that `prepare` made of conversations."""
 
-import collections
-import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vicuna import manifest
-from vicuna.conversation import Conversation, problems, read_conversations
-from vicuna.errors import InputError
+from vicuna.errors import IncompleteError, InputError
 from vicuna.files import sha256_file
-from vicuna.prompt import Template, encode
-from vicuna.train.config import DataConfig
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sequence that is never cut and never sees its neighbours."""
+    """One sequence that never sees its neighbours."""
 
     id: str
     ids: npt.NDArray[np.int32]
@@ -32,27 +25,92 @@ class Sample:
     """Whether the token is learnt, shape (T,)."""
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """All samples of a run, and what was left out."""
+    """Tokenised samples, or some of them. Only what is asked for is read from the disk."""
 
-    samples: list[Sample]
-    dropped: dict[str, int]
-    """Reason → number of rows."""
-    hash: str
-    """Content hash of the conversations."""
+    def __init__(self, folder: Path, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """
+        Args:
+            folder: of kind "tokens".
+            rows: which of its samples; None is all.
+
+        Raises:
+            IncompleteError: the folder is unfinished or damaged.
+        """
+        made = manifest.verify(folder, contents=False)
+        lengths: npt.NDArray[np.int32] = np.load(folder / "lengths.npy")
+        targets: npt.NDArray[np.int32] = np.load(folder / "targets.npy")
+        self._starts = _starts(lengths)
+        self._name_starts = _starts(np.load(folder / "name_lengths.npy"))
+        self._ids = _mapped(folder / "ids.bin", np.dtype(made.facts["dtype"]), int(self._starts[-1]))
+        self._is_target = _mapped(folder / "is_target.bin", np.dtype(np.bool_), int(self._starts[-1]))
+        self._names = _mapped(folder / "names.bin", np.dtype(np.uint8), int(self._name_starts[-1]))
+        self._rows = np.arange(len(lengths)) if rows is None else rows
+        self.hash = made.hash
+        """Content hash of the folder."""
+        self.dropped: Mapping[str, int] = made.facts["dropped"]
+        """Reason → samples of the folder that are not learnt."""
+        self.cut: int = made.facts["cut"]
+        """Samples of the folder that lost their end."""
+        self.lengths = lengths[self._rows]
+        """Tokens of each sample, shape (N,)."""
+        self.targets = targets[self._rows]
+        """Learnt tokens of each sample, shape (N,)."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no sample {index}; there are {len(self)}")
+        row = self._rows[index]
+        here = slice(self._starts[row], self._starts[row + 1])
+        name = self._names[self._name_starts[row] : self._name_starts[row + 1]].tobytes().decode()
+        return Sample(name, self._ids[here].astype(np.int32), np.array(self._is_target[here]))
 
     @property
     def tokens(self) -> int:
         """Tokens in all samples."""
-        return sum(len(sample.ids) for sample in self.samples)
+        return int(self.lengths.sum(dtype=np.int64))
 
     @property
-    def targets(self) -> int:
+    def target_tokens(self) -> int:
         """Learnt tokens in all samples."""
-        return sum(int(sample.is_target.sum()) for sample in self.samples)
+        return int(self.targets.sum(dtype=np.int64))
 
 
+def _starts(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+    if path.stat().st_size != count * dtype.itemsize:
+        raise IncompleteError(f"{path} is not as long as it was made; remove {path.parent} to make it again")
+    return np.memmap(path, dtype, "r", shape=(count,))
+
+
+def held_apart(folder: Path, share: float) -> tuple[Dataset, Dataset]:
+    """The samples of a folder that are learnt, and those that are held out.
+
+    The hash of each conversation's id decides, not its place, and pieces of one conversation stay together.
+
+    Args:
+        folder: of kind "tokens".
+        share: of the conversations, held out; above 0 and below 1.
+
+    Raises:
+        InputError: the share takes all conversations or none.
+        IncompleteError: the folder is unfinished or damaged.
+    """
+    groups: npt.NDArray[np.uint64] = np.load(folder / "groups.npy")
+    held = groups < np.uint64(share * 2**64)
+    if held.all() or not held.any():
+        what = "all" if held.all() else "none"
+        raise InputError(f"data.held_out_share {share} takes {what} of the {len(held):,} samples; set another share")
+    return Dataset(folder, np.flatnonzero(~held)), Dataset(folder, np.flatnonzero(held))
+
+
+# ------------------------------------------------------------------------------------------------ what it is made from
 def files_of(path: str | Path) -> list[Path]:
     """The conversation files that a dataset folder's manifest names, or the one file that is named.
 
@@ -86,46 +144,3 @@ def dataset_hash(path: str | Path) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder of conversations")
     return sha256_file(path)
-
-
-def load(config: DataConfig, tokenizer: Any, template: Template, max_length: int) -> Dataset:
-    """Read, tokenise and mask every conversation.
-
-    Raises:
-        InputError: a row cannot be read or is not a valid conversation, or no sample is left.
-    """
-    make = _from_conversation if config.format == "conversations" else _from_text
-    samples: list[Sample] = []
-    dropped: collections.Counter[str] = collections.Counter()
-    for path in files_of(config.path):
-        for conversation in read_conversations(path):
-            for sample in make(conversation, tokenizer, template, max_length):
-                if len(sample.ids) > max_length:
-                    dropped[f"longer than {max_length} tokens"] += 1
-                elif not sample.is_target[1:].any():
-                    dropped["no token to learn"] += 1
-                else:
-                    samples.append(sample)
-    for reason, count in dropped.items():
-        logger.warning("%d of %d rows left out: %s", count, count + len(samples), reason)
-    if not samples:
-        raise InputError(f"{config.path} holds nothing to learn from ({dict(dropped) or 'no conversations'})")
-    return Dataset(samples, dict(dropped), dataset_hash(config.path))
-
-
-def _from_conversation(
-    conversation: Conversation, tokenizer: Any, template: Template, max_length: int
-) -> Iterator[Sample]:
-    if reasons := problems(conversation):
-        raise InputError(f"{conversation.source} ({conversation.id}): {reasons[0]}; clean it with vicuna.data first")
-    encoded = encode(conversation, tokenizer, template)
-    yield Sample(conversation.id, np.asarray(encoded.ids, np.int32), np.asarray(encoded.is_target, np.bool_))
-
-
-def _from_text(conversation: Conversation, tokenizer: Any, template: Template, max_length: int) -> Iterator[Sample]:
-    """The messages' texts as one document: BOS, text, EOS, in pieces of at most `max_length` tokens, all learnt."""
-    text = "\n".join(message.content for message in conversation.messages)
-    ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-    for start in range(0, len(ids), max_length):
-        piece = np.asarray(ids[start : start + max_length], np.int32)
-        yield Sample(f"{conversation.id}[{start}]", piece, np.ones(len(piece), np.bool_))

@@ -3,19 +3,25 @@
 import contextlib
 import math
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from vicuna.errors import VicunaError
 from vicuna.train.batch import Batch
-from vicuna.train.checkpoint import Position
-from vicuna.train.loss import target_loss
-from vicuna.train.metrics import Step
+from vicuna.train.checkpoint import Checkpoints, Position
+from vicuna.train.feed import Feed
+from vicuna.train.interval import Cadence
+from vicuna.train.metrics import HeldOut, Progress, Step
+from vicuna.train.model import Objective
 from vicuna.train.optim import set_learning_rate
+from vicuna.train.parallel import World
+from vicuna.train.quantise import sum_gradients
 
 
 class Diverged(VicunaError):
@@ -30,109 +36,142 @@ class Stopped(VicunaError):
         self.exit_status = 128 + number  # as shells count it
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How forward and backward compute; weights and the optimiser stay float32."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def autocast(self) -> torch.autocast:
-        """The context of the forward pass."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
-
-
 def train_step(
-    model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], max_norm: float, precision: Precision
-) -> tuple[float, float]:
-    """One optimiser step: the loss is the mean over every target token of every batch.
-
-    Returns:
-        (loss in nats, global gradient norm before clipping).
-    """
-    n = sum(len(batch.targets) for batch in batches)
-    total = torch.zeros((), device=precision.device)
-    for batch in batches:
-        with precision.autocast():
-            hidden = model.base_model(
-                input_ids=batch.tokens, position_ids=batch.positions, segments=batch.segments, use_cache=False
-            ).last_hidden_state  # (1, T, D)
-            loss = target_loss(hidden[0, batch.before], batch.targets, model.get_output_embeddings())
-        (loss / n).backward()
-        total += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(total) / n, float(norm)
-
-
-def train(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    batches_of: Callable[[int], list[Batch]],
-    rate_of: Callable[[int], float],
-    position: Position,
-    *,
-    max_norm: float,
-    capacity: int,
-    precision: Precision,
-    after: Callable[[Step], None],
-    save: Callable[[], object],
-    save_every: int,
-) -> None:
-    """Run the steps from `position` to the end.
+    objective: Objective, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], targets: int, max_norm: float,
+    world: World,
+) -> tuple[float, float]:  # fmt: skip
+    """One optimiser step: the loss is the mean over every target token of every pass on every rank.
 
     Args:
-        model, optimizer: changed in place, like `position`.
-        steps: optimiser steps of the whole run.
-        batches_of: step (from 0) → its batches.
-        rate_of: step (from 0) → learning rate.
-        position: where the run stands.
+        objective: batch → sum of -log p over its targets.
+        optimizer: moves the weights.
+        batches: this rank's passes.
+        targets: number of target tokens in the passes of all ranks.
         max_norm: gradients are scaled down to this global norm.
-        capacity: positions of one batch, for the fill.
-        precision: device and dtype of the computation.
-        after: told of each step.
-        save: writes a checkpoint.
-        save_every: steps between checkpoints; 0 writes none.
+        world: the ranks.
 
-    Raises:
-        Diverged: with the step and its samples; the weights on disk are those of the last checkpoint.
-        Stopped: SIGTERM or SIGINT came; the step was finished and a checkpoint written.
+    Returns:
+        (loss in nats, global gradient norm before clipping), the same on every rank. Where one of them is not finite,
+        the weights were left as they were.
     """
-    model.train()
-    with stop_signals() as stop:
-        while position.step < steps:
-            began = time.perf_counter()
-            batches, rate = batches_of(position.step), rate_of(position.step)
-            set_learning_rate(optimizer, rate)
-            loss, norm = train_step(model, optimizer, batches, max_norm, precision)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                names = ", ".join(name for batch in batches for name in batch.names[:4])
-                raise Diverged(f"step {position.step + 1}: loss {loss}, gradient norm {norm} (samples {names}, ...); "
-                               "lower --optim.lr or look at these samples")  # fmt: skip
-            step = _count(position, batches, loss, norm, rate, capacity, time.perf_counter() - began)
-            after(step)
-            last = position.step == steps
-            if stop.number and not last:
-                save()
-                said = f"stopped after step {position.step} of {steps}; start again to go on from there"
-                raise Stopped(said, stop.number)
-            if save_every and position.step % save_every == 0 and not last:
-                save()
+    total = torch.zeros((), device=world.device)
+    for batch in batches:
+        loss = objective(batch)
+        (loss / targets).backward()  # adds up over passes, and over ranks where weights are sharded
+        total += loss.detach()
+    learning = [each for each in objective.parameters() if each.requires_grad]
+    if not objective.is_sharded:
+        sum_gradients(learning, world)
+    norm = torch.nn.utils.clip_grad_norm_(learning, max_norm)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    (mean,) = world.sum([float(total) / targets])
+    if math.isfinite(mean) and math.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad()
+    return mean, float(norm)
 
 
-def _count(
-    position: Position, batches: Sequence[Batch], loss: float, norm: float, rate: float, capacity: int, seconds: float
-) -> Step:
-    """Move the position on by one step and describe the step."""
-    tokens = sum(batch.tokens.numel() for batch in batches)
-    targets = sum(len(batch.targets) for batch in batches)
-    position.step += 1
-    position.tokens += tokens
-    position.targets += targets
-    position.seconds += seconds
-    return Step(position.step, loss, norm, rate, tokens, targets, capacity * len(batches), seconds)
+@torch.no_grad()
+def held_out_loss(objective: Objective, feed: Feed, world: World) -> float:
+    """Mean over every target token of a feed's steps, in nats."""
+    objective.eval()
+    total = torch.zeros((), device=world.device)
+    for step in range(len(feed)):
+        for batch in feed.batches(step):
+            total += objective(batch)
+    objective.train()
+    (summed,) = world.sum([float(total)])
+    return summed / sum(feed.targets(step) for step in range(len(feed)))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The steps of a run, with what is done between them."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    feed: Feed
+    rate_of: Callable[[int], float]
+    """Step (from 0) → learning rate."""
+    max_norm: float
+    """Gradients are scaled down to this global norm."""
+    checkpoints: Checkpoints
+    cadence: Cadence
+    """When a checkpoint is due."""
+    progress: Progress | None
+    """On rank 0, which speaks for all."""
+    held_out: Feed | None
+    """What the held-out loss is taken on."""
+    held_out_every: int
+    """Steps between held-out losses."""
+    world: World
+
+    def run(self, position: Position) -> None:
+        """Train from `position`, which moves on, to the end of the feed.
+
+        Raises:
+            Diverged: with the step and its samples; the weights are those of the step before.
+            Stopped: SIGTERM or SIGINT came to any rank; the step was finished and a checkpoint written.
+        """
+        self.objective.train()
+        with stop_signals() as stop:
+            while position.step < len(self.feed):
+                self._step(position)
+                last = position.step == len(self.feed)
+                if self.held_out and (last or position.step % self.held_out_every == 0):
+                    self._hold_out(position)
+                (number,) = self.world.max([stop.number])
+                if number and not last:
+                    self._stop(position, int(number))
+                if self.cadence.due(position.step, last):
+                    self._save(position)
+
+    def _step(self, position: Position) -> None:
+        began, at = time.perf_counter(), position.step
+        targets, rate = self.feed.targets(at), self.rate_of(at)
+        set_learning_rate(self.optimizer, rate)
+        loss, norm = train_step(
+            self.objective, self.optimizer, self.feed.batches(at), targets, self.max_norm, self.world
+        )  # fmt: skip
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(at, loss, norm)
+        seconds, tokens = time.perf_counter() - began, self.feed.tokens(at)
+        position.step += 1
+        position.tokens += tokens
+        position.targets += targets
+        position.seconds += seconds
+        self.cadence.ran(seconds, self.checkpoints.writing)
+        if self.progress:
+            squares, capacity = self.feed.squares(at), self.feed.positions(at)
+            self.progress.add(Step(position.step, loss, norm, rate, tokens, targets, squares, capacity, seconds))
+
+    def _diverged(self, at: int, loss: float, norm: float) -> Diverged:
+        names = ", ".join(self.feed.names(at)[:8])
+        kept = self.checkpoints.complete()
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return Diverged(f"step {at + 1}: loss {loss}, gradient norm {norm} (samples {names}, ...); {last}; "
+                        "lower --optim.lr or look at these samples")  # fmt: skip
+
+    def _save(self, position: Position) -> None:
+        self.checkpoints.save(position, self.objective, self.optimizer)
+        said = self.cadence.saved(position.step, self.checkpoints.blocked, self.checkpoints.written)
+        if said and self.world.is_main:
+            print(said, file=sys.stderr, flush=True)
+
+    def _hold_out(self, position: Position) -> None:
+        assert self.held_out is not None
+        began = time.perf_counter()
+        loss = held_out_loss(self.objective, self.held_out, self.world)
+        if self.progress:
+            targets = sum(self.held_out.targets(step) for step in range(len(self.held_out)))
+            self.progress.add_held_out(HeldOut(position.step, loss, targets, time.perf_counter() - began))
+
+    def _stop(self, position: Position, number: int) -> None:
+        self.checkpoints.save(position, self.objective, self.optimizer)
+        self.checkpoints.finish()
+        said = f"stopped after step {position.step} of {len(self.feed)}; start again to go on from there"
+        raise Stopped(said, number)
 
 
 class _Flag:

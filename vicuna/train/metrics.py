@@ -1,16 +1,29 @@
-"""What a run tells while it works: one row for each step in `metrics.jsonl`, and a line of progress."""
+"""What a run tells while it works: rows in `metrics.jsonl`, `held_out.jsonl` and `starts.jsonl`, and lines for people.
 
+Only rank 0 writes them. A run that was killed and started again leaves the same rows as one that never stopped, but
+for times and memory: what came after the checkpoint that it goes on from is removed, because it is done again.
+"""
+
+import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from vicuna.files import AppendLog, read_jsonl, replacing
+from vicuna.errors import InputError
+from vicuna.files import AppendLog, read_jsonl, replacing, to_json
+from vicuna.hardware import peak_flops
+from vicuna.train.trackers import Tracker
+
+METRICS, HELD_OUT, STARTS = "metrics.jsonl", "held_out.jsonl", "starts.jsonl"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step."""
+    """One optimiser step, over all ranks."""
 
     step: int
     """Counts from 1."""
@@ -24,6 +37,8 @@ class Step:
     """Tokens seen."""
     targets: int
     """Target tokens among them."""
+    squares: int
+    """Sum over the samples of length squared: what attention costs."""
     capacity: int
     """Positions that the step's bins had; tokens / capacity is the fill."""
     seconds: float
@@ -31,91 +46,205 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Work:
-    """For model FLOPs utilisation: 2 FLOP forward and 4 backward for each parameter that a token passes through.
+class Row(Step):
+    """A step as metrics.jsonl keeps it."""
 
-    Attention scores and recomputed activations are left out, so the figure is on the low side.
-    """
+    flops: float
+    """FLOP of the model's mathematics, without what is recomputed."""
+    memory: int
+    """Most bytes that rank 0 held since the row before: of its GPU, or of the process where there is none."""
+    time: float
+    """When the step was done, in UNIX seconds."""
 
-    body: int
-    """Parameters of the decoder layers; every token passes through them. Looking up an embedding costs nothing."""
-    head: int
-    """Parameters of the output matrix; only the tokens before a target pass through it."""
-    peak: float | None
-    """The device's peak rate in FLOP/s; None where it is not known."""
 
-    def flops(self, tokens: int, targets: int) -> float:
-        """Work of so many tokens."""
-        return 6.0 * (self.body * tokens + self.head * targets)
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss on conversations that are never learnt."""
+
+    step: int
+    """Optimiser steps done."""
+    loss: float
+    """Mean over the target tokens, in nats."""
+    targets: int
+    """Target tokens."""
+    seconds: float
+    """Wall time."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run; a run that was stopped and went on has several."""
+
+    done: int
+    """Optimiser steps done before it."""
+    total: int
+    """Optimiser steps of the whole run."""
+    ranks: int
+    """Processes that train."""
+    device: str
+    """Name of each rank's device."""
+    began: float = 0.0
+    """When rank 0 was started, in UNIX seconds; not before the last step of the start before."""
+    lost: int = 0
+    """Steps of the start before that no checkpoint holds, so that they are done again."""
+    ended: float = 0.0
+    """When the start before did its last step, in UNIX seconds; 0 where it did none."""
+
+    @property
+    def peak(self) -> float | None:
+        """Peak rate of all ranks in FLOP/s; None where the device is not known."""
+        one = peak_flops(self.device)
+        return one * self.ranks if one else None
 
 
 class Progress:
-    """Writes each step's row and, now and then, a line for people."""
+    """Writes each step's row, tells the tracker, and now and then prints a line."""
 
-    def __init__(self, path: Path, done: int, total: int, every: int, work: Work) -> None:
-        """Go on after `done` steps.
+    def __init__(
+        self,
+        folder: Path,
+        start: Start,
+        *,
+        every: int,
+        flops: Callable[[Step], float],
+        memory: Callable[[], int],
+        tracker: Tracker,
+    ) -> None:
+        """Go on after `start.done` steps; rows of later steps (of a start that was killed) are removed.
 
         Args:
-            path: metrics.jsonl; rows after step `done` (of a start that was killed) are removed.
-            done, total: optimiser steps.
+            folder: the run's.
+            start: where the run stands and what it runs on.
             every: steps between lines.
-            work: what a token costs and what the device can do.
+            flops: FLOP of a step. Model FLOPs utilisation is its rate as a share of the devices' peak (PaLM,
+                arXiv:2204.02311, appendix B), with attention counted within samples only.
+            memory: most bytes held since the last call.
+            tracker: is told of each row.
         """
-        _keep_rows(path, done)
-        self._log = AppendLog(path)
-        self._total, self._every, self._work = total, every, work
-        self._recent: list[Step] = []
-        self._done = done
-        self._started = time.perf_counter()
+        earlier = read_steps(folder / METRICS)
+        ended, lost = earlier[-1].time if earlier else 0.0, sum(row.step > start.done for row in earlier)
+        self._start = replace(start, began=max(_process_began(), ended), lost=lost, ended=ended)
+        with AppendLog(folder / STARTS) as starts:
+            starts.append(asdict(self._start))
+        self._rows, self._held_out = (_kept(folder / name, start.done) for name in (METRICS, HELD_OUT))
+        self._every, self._flops, self._memory, self._tracker = every, flops, memory, tracker
+        self._recent: list[Row] = []
+        self._began = time.perf_counter()
 
     def add(self, step: Step) -> None:
         """Record a step."""
-        self._log.append(asdict(step))
-        self._recent.append(step)
-        if step.step % self._every == 0 or step.step == self._total:
-            self._show(step)
+        row = Row(**asdict(step), flops=self._flops(step), memory=self._memory(), time=time.time())
+        self._rows.append(asdict(row))
+        self._tracker.log(self._tracked(row), row.step)
+        self._recent.append(row)
+        if row.step % self._every == 0 or row.step == self._start.total:
+            self._show()
             self._recent = []
 
-    def _show(self, step: Step) -> None:
-        seconds = sum(each.seconds for each in self._recent)
-        tokens = sum(each.tokens for each in self._recent)
-        targets = sum(each.targets for each in self._recent)
-        loss = sum(each.loss * each.targets for each in self._recent) / targets
-        left = (time.perf_counter() - self._started) / (step.step - self._done) * (self._total - step.step)
-        parts = [
-            f"step {step.step}/{self._total}",
-            f"loss {loss:.4f}",
-            f"lr {step.lr:.2e}",
-            f"{targets / seconds:,.0f} target tokens/s",
-            f"{tokens / seconds:,.0f} tokens/s",
-            f"fill {tokens / sum(each.capacity for each in self._recent):.1%}",
-        ]
-        if self._work.peak:
-            parts.append(f"MFU {self._work.flops(tokens, targets) / seconds / self._work.peak:.1%}")
-        parts.append(f"{_duration(left)} left")
-        print("  ".join(parts), file=sys.stderr, flush=True)
+    def add_held_out(self, found: HeldOut) -> None:
+        """Record a held-out loss."""
+        self._held_out.append(asdict(found))
+        self._tracker.log({"held_out/loss": found.loss}, found.step)
+        _say(self._count(found.step), f"held-out loss {found.loss:.4f}",
+             f"{found.targets:,} target tokens in {found.seconds:.1f} s")  # fmt: skip
 
     def close(self) -> None:
-        """Close the file."""
-        self._log.close()
+        """Close the files and the tracker."""
+        self._rows.close()
+        self._held_out.close()
+        self._tracker.close()
+
+    def _show(self) -> None:
+        rows, last = self._recent, self._recent[-1]
+        seconds, targets = sum(row.seconds for row in rows), sum(row.targets for row in rows)
+        tokens = sum(row.tokens for row in rows)
+        parts = [
+            f"loss {sum(row.loss * row.targets for row in rows) / targets:.4f}",
+            f"lr {last.lr:.2e}",
+            f"{targets / seconds:,.0f} target tokens/s",
+            f"{tokens / seconds:,.0f} tokens/s",
+            f"fill {tokens / sum(row.capacity for row in rows):.1%}",
+        ]
+        if peak := self._start.peak:
+            parts.append(f"MFU {sum(row.flops for row in rows) / seconds / peak:.1%}")
+        memory = max(row.memory for row in rows)
+        _say(self._count(last.step), *parts, f"{memory / 1e9:.1f} GB", f"{duration(self._left(last.step))} left")
+
+    def _count(self, step: int) -> str:
+        return f"step {step}/{self._start.total}"
+
+    def _left(self, step: int) -> float:
+        """Seconds that the rest takes at the pace of this start, checkpoints and held-out losses included."""
+        return (time.perf_counter() - self._began) / (step - self._start.done) * (self._start.total - step)
+
+    def _tracked(self, row: Row) -> dict[str, float]:
+        values = {
+            "loss": row.loss, "grad_norm": row.grad_norm, "lr": row.lr, "fill": row.tokens / row.capacity,
+            "target_tokens_per_second": row.targets / row.seconds, "tokens_per_second": row.tokens / row.seconds,
+            "memory_gb": row.memory / 1e9,
+        }  # fmt: skip
+        if peak := self._start.peak:
+            values["mfu"] = row.flops / row.seconds / peak
+        return {f"train/{name}": value for name, value in values.items()}
 
 
-def read_steps(path: Path) -> list[Step]:
-    """The rows of metrics.jsonl."""
-    return [Step(**row) for _, row in read_jsonl(path)]
+def peak_memory(device: Any) -> int:
+    """Most bytes held on a CUDA device since the last call, or by this process ever where `device` is a CPU."""
+    if device.type == "cuda":
+        import torch  # not at the top: the report reads rows without it
+
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(most)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _keep_rows(path: Path, done: int) -> None:
-    if not path.exists():
-        return
+def read_steps(path: Path) -> list[Row]:
+    """The rows of metrics.jsonl; none where there is no such file."""
+    return _read(path, Row)
+
+
+def read_held_out(path: Path) -> list[HeldOut]:
+    """The rows of held_out.jsonl; none where there is no such file."""
+    return _read(path, HeldOut)
+
+
+def read_starts(path: Path) -> list[Start]:
+    """The rows of starts.jsonl; none where there is no such file."""
+    return _read(path, Start)
+
+
+def _read(path: Path, cls: type[T]) -> list[T]:
+    rows = []
+    for number, row in read_jsonl(path) if path.exists() else ():
+        try:
+            rows.append(cls(**row))
+        except TypeError as error:
+            raise InputError(f"{path}:{number}: not a row that this version writes: {error}") from error
+    return rows
+
+
+def _kept(path: Path, done: int) -> AppendLog:
+    """The log without its rows after step `done`, open for more."""
     AppendLog(path).close()  # cuts a torn last line
-    lines = [line for line, row in zip(path.read_text().splitlines(), read_jsonl(path), strict=True)
-             if row[1]["step"] <= done]  # fmt: skip
+    kept = [row for _, row in read_jsonl(path) if row["step"] <= done]
     with replacing(path) as file:
-        file.writelines(line + "\n" for line in lines)
+        file.writelines(to_json(row) + "\n" for row in kept)
+    return AppendLog(path)
 
 
-def _duration(seconds: float) -> str:
+def _process_began() -> float:
+    import psutil
+
+    return float(psutil.Process().create_time())
+
+
+def _say(*parts: str) -> None:
+    print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as on a clock: 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

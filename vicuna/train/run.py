@@ -1,77 +1,62 @@
-"""One training run from settings to a checkpoint folder."""
+"""One training run from settings to a checkpoint folder, on this rank together with the others."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vicuna import manifest
 from vicuna.config import dump, to_dict
-from vicuna.errors import ConfigError, InputError
+from vicuna.errors import ConfigError
 from vicuna.files import write_text
-from vicuna.hardware import peak_flops
-from vicuna.models.load import check_vocabulary, checkpoint_hash, load_model, load_template, load_tokenizer
+from vicuna.hardware import cpu_count, find_gpu
+from vicuna.models.load import checkpoint_hash, fetch, load_model, load_settings, load_template, load_tokenizer
 from vicuna.prompt import Template
-from vicuna.train import attention, checkpoint, loop, packing
-from vicuna.train.batch import Batch, make_batch
+from vicuna.prompt import template as named_template
+from vicuna.train import export, masks, report, trackers
+from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.config import TrainConfig
-from vicuna.train.dataset import Dataset, dataset_hash, load
-from vicuna.train.metrics import Progress, Work
+from vicuna.train.dataset import Dataset, dataset_hash, open_data, prepare
+from vicuna.train.feed import Feed
+from vicuna.train.forecast import Forecast, Load, forecast, out_of_memory, show
+from vicuna.train.interval import Cadence
+from vicuna.train.launch import need_inputs
+from vicuna.train.loop import Loop
+from vicuna.train.lora import is_adapter, merged, write_adapter
+from vicuna.train.metrics import Progress, Start, peak_memory
+from vicuna.train.model import Objective, Precision, build, whole_tensors
 from vicuna.train.optim import learning_rate, make_optimizer
-from vicuna.train.tokenizer import store_template
+from vicuna.train.packing import Plan, plan
+from vicuna.train.parallel import World, joined
+from vicuna.train.rope import scale_positions
 
 logger = logging.getLogger(__name__)
-IRRELEVANT = ("out", "checkpoint", "log_every", "threads", "device")
-"""Settings that do not decide the trained weights (but for rounding), so that a run may go on under other ones."""
-PATHS = ("model", "data")
-"""Groups whose `path` is not part of the run's identity: the parents' content hashes stand for it."""
+MACHINES = ("launch", "parallel", "device", "threads", "attention", "compile", "gradient_checkpointing", "tf32")
+"""Settings that decide the trained weights by rounding only: a run may go on under other ones."""
+SURROUNDINGS = ("out", "checkpoint", "track", "dry_run")
+"""Settings that do not decide them at all."""
+PLACES = (("model", "path"), ("data", "path"), ("data", "held_out"), ("data", "cache"), ("data", "workers"))
+"""Where the inputs are; their content hashes stand for them."""
 
 
 def main(config: TrainConfig) -> None:
     """Train, or go on from the newest checkpoint, and write `OUT/model`; a finished run is kept as it is."""
-    if not config.model.path:
-        raise ConfigError("model.path is missing; name a base model's folder with --model.path")
-    if not config.data.path:
-        raise ConfigError("data.path is missing; name cleaned conversations with --data.path")
-    out = Path(config.out)
-    precision = choose_precision(config)
-    identity = _identity(config, precision)
-    parents = {"base": checkpoint_hash(config.model.path), "data": dataset_hash(config.data.path)}
-    if manifest.matches(out / "model", "checkpoint", parents, identity):
-        print(f"{out}/model is trained already")
-        return
-    manifest.check_free(out / "model")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    tokenizer = load_tokenizer(config.model.path)
-    template = _template(config, tokenizer)
-    data = load(config.data, tokenizer, template, config.model.max_length)
-    model = _model(config, tokenizer, precision)
-    optimizer = make_optimizer(model, config.optim)
-    write_text(out / "config.yaml", dump(config))
-    position = _train(config, out, {**identity, "parents": parents}, data, model, optimizer, precision)
-    facts = _facts(position, data, model, template, config)
-    _write_model(out / "model", model, tokenizer, template, parents, identity, facts)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    print(
-        f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: {out}/model"
-    )
+    need_inputs(config)
+    trackers.check(config.track.tracker)
+    precision_of = choose_precision(config)
+    alone_too = config.parallel.shard != "off" and (precision_of.device.type == "cuda" or config.parallel.shard == "on")
+    with joined(precision_of.device.type, config.launch.timeout, alone_too=alone_too) as world:
+        Run(config, world, Precision(world.device, precision_of.dtype)).run()
 
 
-def _identity(config: TrainConfig, precision: loop.Precision) -> dict[str, Any]:
-    """The settings that decide the trained weights."""
-    tree = {key: value for key, value in to_dict(config).items() if key not in IRRELEVANT}
-    for group in PATHS:
-        tree[group].pop("path")
-    return tree | {"dtype": str(precision.dtype).removeprefix("torch.")}  # what `auto` came to
-
-
-def choose_precision(config: TrainConfig) -> loop.Precision:
-    """The device and the dtype of the computation.
+def choose_precision(config: TrainConfig) -> Precision:
+    """The kind of device and the dtype of the computation.
 
     Raises:
         ConfigError: CUDA is asked for and is not there.
@@ -80,140 +65,250 @@ def choose_precision(config: TrainConfig) -> loop.Precision:
     if config.device == "cuda" and not cuda:
         raise ConfigError("device is cuda, and torch sees no CUDA device; use --device cpu or auto")
     device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
+    if config.parallel.cpu_offload and device.type == "cpu":
+        raise ConfigError("parallel.cpu_offload brings weights from main memory to GPUs, and this run is on the CPU")
     if config.dtype == "auto":
-        return loop.Precision(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    return loop.Precision(device, getattr(torch, config.dtype))
+        return Precision(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return Precision(device, getattr(torch, config.dtype))
 
 
-def _template(config: TrainConfig, tokenizer: Any) -> Template:
-    """The template to train with: a base model has none yet, so here (and only here) the settings decide."""
-    if config.model.template:
-        from vicuna.prompt import template
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from."""
 
-        return template(config.model.template)
-    return load_template(config.model.path, tokenizer=tokenizer)
-
-
-def _model(config: TrainConfig, tokenizer: Any, precision: loop.Precision) -> Any:
-    model = load_model(config.model.path, torch.float32, precision.device)
-    check_vocabulary(model, tokenizer)
-    limit = model.config.max_position_embeddings
-    if config.model.max_length > limit:
-        raise ConfigError(
-            f"model.max_length is {config.model.max_length}, and {config.model.path} has {limit} positions"
-        )
-    attention.install(model)
-    if config.gradient_checkpointing:
-        # The second name is transformers 5.17's; it goes away in 6.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    return model
+    base: Path
+    """Folder of the base model."""
+    tokenizer: Any
+    template: Template
+    data: Dataset
+    held_out: Dataset | None
+    parents: Mapping[str, str]
+    """Name → content hash."""
 
 
-def _train(
-    config: TrainConfig,
-    out: Path,
-    identity: Mapping[str, Any],
-    data: Dataset,
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    precision: loop.Precision,
-) -> checkpoint.Position:
-    """The run's steps, from the newest checkpoint on."""
-    lengths = [len(sample.ids) for sample in data.samples]
-    batch = config.batch
-    plan = packing.plan(lengths, batch.tokens, config.seed, batch.epochs, batch.accumulation, batch.max_steps)
-    position = checkpoint.restore(out / "checkpoints", identity, model, optimizer) or checkpoint.Position()
-    _announce(config, data, model, plan, position, precision)
-    progress = Progress(
-        out / "metrics.jsonl", position.step, len(plan), config.log_every, _work(model, precision.device)
-    )
+class Run:
+    """The stages of a run; every rank goes through all of them."""
 
-    def batches_of(step: int) -> list[Batch]:
-        return [make_batch([data.samples[i] for i in each], precision.device) for each in plan[step]]
+    def __init__(self, config: TrainConfig, world: World, precision: Precision) -> None:
+        self.config, self.world, self.precision = config, world, precision
+        self.out = Path(config.out)
 
-    def rate_of(step: int) -> float:
-        return learning_rate(config.optim, step, len(plan))
-
-    def save() -> None:
-        checkpoint.save(out / "checkpoints", identity, position, model, optimizer, config.checkpoint.keep)
-
-    try:
-        loop.train(
-            model, optimizer, len(plan), batches_of, rate_of, position,
-            max_norm=config.optim.max_norm, capacity=config.batch.tokens, precision=precision,
-            after=progress.add, save=save, save_every=config.checkpoint.every,
+    def run(self) -> None:
+        """From the inputs to the written model, or to where the run was told to stop."""
+        config = self.config
+        self._set_up_torch()
+        inputs = self._inputs()
+        if inputs is None:
+            self._say(f"{self.out}/model is trained already")
+            return
+        steps = plan(
+            inputs.data.lengths, config.capacity, config.batch.bins, config.seed, config.batch.epochs,
+            config.batch.max_steps, width=self._width(inputs.base),
         )  # fmt: skip
-    finally:
-        progress.close()
-    return position
+        expected = self._forecast(inputs, steps)
+        if config.dry_run:
+            return
+        try:
+            self._train(inputs, steps, expected)
+        except (RuntimeError, MemoryError) as error:
+            if advice := out_of_memory(error, expected):
+                raise advice from error
+            raise
 
+    def _set_up_torch(self) -> None:
+        config, world = self.config, self.world
+        cores = cpu_count()
+        if config.threads or world.local_size > 1:
+            torch.set_num_threads(config.threads or max(1, cores // world.local_size))
+        if config.tf32 and world.device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+            torch.backends.cudnn.fp32_precision = "tf32"
+        torch.manual_seed(config.seed + world.rank)  # dropout; everything else has a generator of its own
 
-def _work(model: Any, device: torch.device) -> Work:
-    head = model.get_output_embeddings().weight
-    tables = {each.data_ptr(): each.numel() for each in (head, model.get_input_embeddings().weight)}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Work(model.num_parameters() - sum(tables.values()), head.numel(), peak_flops(name))
+    def _inputs(self) -> Inputs | None:
+        """What the run starts from, tokenised once on each node; None where the model is there already."""
+        config, world = self.config, self.world
+        with world.one_fails_all_fail("reading the inputs"):
+            base = fetch(config.model.path)
+            parents = self._parents(base) if world.is_main else {}
+            if world.is_main and self._is_done(parents):
+                parents = {}
+        parents = world.broadcast(parents)
+        if not parents:
+            return None
+        with world.one_fails_all_fail("reading the inputs"):
+            tokenizer = load_tokenizer(base)
+            template = self._choose_template(base, tokenizer)
+            cache = Path(config.data.cache or self.out / "tokens")
+            prepared = None
+            if world.is_local_main:
+                prepared = prepare(config.data, tokenizer, template, config.model.max_length, cache)
+        data, held_out = open_data(world.broadcast(prepared))
+        return Inputs(base, tokenizer, template, data, held_out, parents)
 
+    def _choose_template(self, base: Path, tokenizer: Any) -> Template:
+        """What to train with: a base model has no template yet, so here (and only here) the settings decide."""
+        name = self.config.model.template
+        return named_template(name) if name else load_template(base, tokenizer=tokenizer)
 
-def _announce(
-    config: TrainConfig, data: Dataset, model: Any, plan: Any, position: checkpoint.Position, precision: loop.Precision
-) -> None:
-    lengths = [len(sample.ids) for sample in data.samples]
-    bins = [each for step in plan for each in step]
-    size = model.num_parameters() / 1e6
-    print(
-        f"{size:.1f} million parameters on {precision.device}, {precision.dtype}; {len(data.samples):,} samples, "
-        f"{data.tokens:,} tokens, {data.targets / data.tokens:.1%} of them learnt; "
-        f"{len(plan)} steps, packing fills {packing.fill(lengths, bins, config.batch.tokens):.1%}"
-    )
-    if position.step:
-        print(f"going on after step {position.step}")
+    def _parents(self, base: Path) -> dict[str, str]:
+        config = self.config
+        found = {"base": checkpoint_hash(base), "data": dataset_hash(config.data.path)}
+        return found | ({"held_out": dataset_hash(config.data.held_out)} if config.data.held_out else {})
 
+    def _is_done(self, parents: Mapping[str, str]) -> bool:
+        """Whether this very run has written its model; another one's is not written over."""
+        folder = self.out / "model"
+        if not self.config.dry_run and manifest.matches(folder, self._kind(), parents, self._identity()):
+            return True
+        manifest.check_free(folder)
+        return False
 
-def _facts(
-    position: checkpoint.Position, data: Dataset, model: Any, template: Template, config: TrainConfig
-) -> dict[str, Any]:
-    facts = {
-        "parameters": model.num_parameters(), "steps": position.step, "tokens": position.tokens,
-        "target_tokens": position.targets, "seconds": round(position.seconds, 1), "samples": len(data.samples),
-        "dropped": data.dropped,
-    }  # fmt: skip
-    chat = {"template": template.name, "template_hash": template.hash, "max_length": config.model.max_length}
-    return facts | (chat if config.data.format == "conversations" else {})
+    def _kind(self) -> str:
+        return "checkpoint" if self.config.lora.kind == "none" or self.config.lora.merge else "adapter"
 
+    def _identity(self) -> dict[str, Any]:
+        """The settings that decide the trained weights."""
+        tree = {key: value for key, value in to_dict(self.config).items() if key not in (*MACHINES, *SURROUNDINGS)}
+        for group, name in PLACES:
+            del tree[group][name]
+        return tree | {"dtype": str(self.precision.dtype).removeprefix("torch.")}  # what `auto` came to
 
-def _write_model(
-    folder: Path,
-    model: Any,
-    tokenizer: Any,
-    template: Template,
-    parents: Mapping[str, str],
-    identity: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> None:
-    """An ordinary Hugging Face folder, read back and compared before it gets its name."""
-    from transformers import GenerationConfig
-
-    model.set_attn_implementation("sdpa")  # what anybody else who loads the folder shall use
-    if "template" in facts:
-        store_template(tokenizer, template)
-        stops = template.stop_ids(tokenizer)
-        # Fresh: a base model's sampling settings may contradict each other, and are not the tuned model's.
-        model.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=list(stops) if len(stops) > 1 else stops[0],
-            pad_token_id=tokenizer.pad_token_id,
+    # ------------------------------------------------------------------------------------------------ training
+    def _train(self, inputs: Inputs, steps: Plan, expected: Forecast) -> None:
+        config, world = self.config, self.world
+        objective, backend = build(config, inputs.base, inputs.tokenizer, world, self.precision)
+        self._say(f"attention: {backend}")
+        optimizer = make_optimizer(objective.model, config.optim)
+        run = {key: value for key, value in self._identity().items() if key != "export"} | {"parents": inputs.parents}
+        checkpoints = Checkpoints(
+            self.out / "checkpoints", run, config.checkpoint.keep, world, config.checkpoint.asynchronous
         )
-    with manifest.making(folder, "checkpoint", parents=parents, config=identity, facts=facts) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        _compare(part, model)
+        position = checkpoints.restore(objective, optimizer) or Position()
+        if position.step:
+            self._say(f"going on after step {position.step}")
+        feed = functools.partial(Feed, capacity=config.capacity, world=world, blocks=backend.blocks)
+        progress = self._open_progress(inputs, steps, expected, position)
+        loop = Loop(
+            objective, optimizer, feed(inputs.data, steps), functools.partial(_rate, config, len(steps)),
+            config.optim.max_norm, checkpoints, Cadence(config.checkpoint, world, done=position.step), progress,
+            self._held_out_feed(inputs, feed), config.track.held_out_every, world,
+        )  # fmt: skip
+        try:
+            loop.run(position)
+            checkpoints.finish()
+        finally:
+            if progress:
+                progress.close()
+        self._write_model(objective, inputs, position)
+        self._finish(position)
+
+    def _held_out_feed(self, inputs: Inputs, feed: Any) -> Feed | None:
+        if inputs.held_out is None:
+            return None
+        bins = plan(inputs.held_out.lengths, self.config.capacity, 2**31, 0, 1.0, width=self._width(inputs.base))
+        made: Feed = feed(inputs.held_out, bins)
+        return made
+
+    def _open_progress(self, inputs: Inputs, steps: Plan, expected: Forecast, position: Position) -> Progress | None:
+        config, world, out = self.config, self.world, self.out
+        if not world.is_main:
+            return None
+        write_text(out / "config.yaml", dump(config))
+        masks.write(out / "data.json", inputs.data, inputs.tokenizer, config.seed)
+        return Progress(
+            out, Start(position.step, len(steps), world.size, self._device_name()),
+            every=config.track.log_every,
+            flops=lambda step: expected.flops.model(step.tokens, step.squares, step.targets),
+            memory=functools.partial(peak_memory, world.device),
+            tracker=trackers.open_tracker(config.track, out, settings=to_dict(config), done=position.step),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------ the end
+    def _write_model(self, objective: Objective, inputs: Inputs, position: Position) -> None:
+        """The model's folder, by all ranks together."""
+        config, world, model = self.config, self.world, objective.model
+        self._say(f"writing {self.out}/model")
+        identity = {"parents": inputs.parents, "config": self._identity()}
+        facts = self._facts(model, inputs, position)
+        with export.making(world, self.out / "model", self._kind(), facts=facts, **identity) as part:
+            if config.lora.kind == "none":
+                self._write_whole(part, model, whole_tensors(model, world.device), inputs)
+                return
+            adapter = dict(whole_tensors(model, world.device, only=is_adapter))
+            if part and config.lora.merge:
+                base = load_model(inputs.base, "auto", "cpu")
+                scale_positions(base.config, config.rope)
+                tensors = whole_tensors(base, torch.device("cpu"))
+                sums = ((name, merged(name, weight, adapter, config.lora)) for name, weight in tensors)
+                self._write_whole(part, base, sums, inputs)
+            elif part:
+                write_adapter(part, model, adapter, config.model.path)
+                export.write_tokenizer(part, inputs.tokenizer, self._template(inputs))
+
+    def _write_whole(self, part: Path | None, model: Any, tensors: Any, inputs: Inputs) -> None:
+        dtype = export.dtype_of(self.config.export, inputs.base)
+        limit = self.config.export.shard_gb * 1e9
+        export.write_tensors(tensors, export.Writer(part, dtype, limit) if part else None)
+        if part:
+            export.write_around(part, model, dtype, inputs.tokenizer, self._template(inputs))
+            export.check(part, model)
+
+    def _template(self, inputs: Inputs) -> Template | None:
+        """What the model was trained to be prompted with; a base model knows none."""
+        return inputs.template if self.config.data.format == "conversations" else None
+
+    def _facts(self, model: Any, inputs: Inputs, position: Position) -> dict[str, Any]:
+        config, data = self.config, inputs.data
+        facts = {
+            "parameters": model.num_parameters(), "steps": position.step, "tokens": position.tokens,
+            "target_tokens": position.targets, "seconds": round(position.seconds, 1), "samples": len(data),
+            "dropped": data.dropped, "ranks": self.world.size, "device": self._device_name(),
+        }  # fmt: skip
+        if template := self._template(inputs):
+            facts |= {
+                "template": template.name, "template_hash": template.hash, "max_length": config.model.max_length
+            }  # fmt: skip
+        return facts
+
+    def _finish(self, position: Position) -> None:
+        """What is left to do when the model is written: the page, and no checkpoints any more."""
+        if self.world.is_main:
+            page = report.write(self.out, self.config.track.price)
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            print(
+                f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: "
+                f"{self.out}/model (report: {page})"
+            )
+        self.world.barrier()
+
+    # ------------------------------------------------------------------------------------------------ small things
+    def _forecast(self, inputs: Inputs, steps: Plan) -> Forecast:
+        """What the run takes; printed before anything is loaded."""
+        config, data = self.config, inputs.data
+        learnt = np.concatenate([steps.samples(step) for step in range(len(steps))])
+        lengths = data.lengths[learnt].astype(np.int64)
+        load = Load(
+            samples=len(learnt), tokens=int(lengths.sum()), targets=int(data.targets[learnt].sum()),
+            squares=int((lengths**2).sum()), steps=len(steps), bins=sum(len(steps[step]) for step in range(len(steps))),
+        )  # fmt: skip
+        gpu = find_gpu(config.launch.gpu or self._device_name())
+        expected = forecast(config, inputs.base, load, self.world.size, gpu)
+        self._say(show(expected))
+        return expected
+
+    def _width(self, base: Path) -> int:
+        """Of the model's residual stream: what decides at which length attention costs as much as the rest."""
+        return int(load_settings(base).hidden_size)
+
+    def _device_name(self) -> str:
+        device = self.world.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def _say(self, text: object) -> None:
+        if self.world.is_main:
+            print(text, flush=True)
 
 
-def _compare(folder: Path, model: Any) -> None:
-    """Read the weights back; any difference means that the disk did not keep what was written."""
-    written = load_model(folder, torch.float32, "cpu").state_dict()
-    for name, tensor in model.state_dict().items():
-        if not torch.equal(written[name], tensor.cpu()):
-            raise InputError(f"{folder}: tensor {name} does not read back as it was written; check the disk")
+def _rate(config: TrainConfig, steps: int, step: int) -> float:
+    return learning_rate(config.optim, step, steps)

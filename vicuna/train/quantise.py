@@ -1,0 +1,79 @@
+"""A frozen base model in 4 bits (QLoRA), of which every rank holds a whole copy."""
+
+import importlib.util
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vicuna.errors import ConfigError
+from vicuna.models.load import quiet_transformers
+from vicuna.train.parallel import World
+
+
+def bitsandbytes(setting: str) -> Any:
+    """The package bitsandbytes.
+
+    Args:
+        setting: what asks for it, with its value, such as "lora.kind qlora".
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{setting} needs the package bitsandbytes; install it with: pip install bitsandbytes")
+    # At its import it warns of a kernel for CPUs that only generating text would use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    import bitsandbytes
+
+    return bitsandbytes
+
+
+def load_in_4bit(path: str | Path, dtype: torch.dtype, device: torch.device, model_config: Any) -> Any:
+    """The causal language model in a folder, its linear layers in 4 bits, all of it frozen.
+
+    The 4 bits are NF4 with doubly quantised scales; embeddings, norms and the output matrix stay in `dtype`.
+
+    Args:
+        path: a model folder.
+        dtype: what products are computed in.
+        device: where this rank computes.
+        model_config: transformers' configuration of the model, with scaled positions if it has them.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+
+    Source: Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3.
+    """
+    bitsandbytes("lora.kind qlora")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_transformers()
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        str(path), config=model_config, dtype=dtype, quantization_config=four, device_map={"": device},
+        local_files_only=True,
+    )  # fmt: skip
+    return model.requires_grad_(False)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
+    """Add up every gradient over the ranks, in one message; a rank whose passes were empty adds zeros.
+
+    Args:
+        parameters: those that learn, the same on each rank and in the same order.
+        world: the ranks.
+    """
+    if world.size == 1:
+        return
+    learnt = list(parameters)
+    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in learnt]
+    flat = torch.cat([each.flatten() for each in grads])
+    dist.all_reduce(flat)
+    for parameter, grad in zip(learnt, flat.split([each.numel() for each in learnt]), strict=True):
+        parameter.grad = grad.view_as(parameter)

@@ -1,0 +1,250 @@
+"""Conversations → samples of tokens, a block at a time, in as many processes as there is work for."""
+
+import collections
+import hashlib
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vicuna.conversation import Conversation, problems
+from vicuna.encoding import Encoder, Tokens
+from vicuna.errors import InputError, VicunaError
+from vicuna.hardware import cpu_count
+from vicuna.prompt import Template
+from vicuna.train.config import DataConfig
+
+BLOCK = 1000
+"""Conversations that are tokenised together; all that a process holds at once."""
+WAITING = 3
+"""Blocks for each process that are read before their results are taken."""
+_PIECE = re.compile(r"_\d+(?:\.\d+)?\Z")
+"""What `vicuna.data` and FastChat add to a conversation's id where they cut it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the tokens of a conversation."""
+
+    tokenizer: Any
+    template: Template
+    max_length: int
+    """Most tokens of a sample."""
+    data: DataConfig
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest type that holds every token id."""
+        return np.dtype("<u2" if len(self.tokenizer) <= 1 << 16 else "<u4")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What is not learnt of a conversation, and why."""
+
+    id: str
+    source: str
+    reason: str
+    kept: bool
+    """Only its end is lost."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples end to end."""
+
+    conversations: int
+    """Read for this block."""
+    ids: npt.NDArray[Any]
+    """Token ids of all samples, shape (T,)."""
+    is_target: npt.NDArray[np.bool_]
+    """Whether each is learnt, shape (T,)."""
+    lengths: npt.NDArray[np.int32]
+    """Tokens of each sample, shape (N,)."""
+    targets: npt.NDArray[np.int32]
+    """Learnt tokens of each sample, shape (N,)."""
+    names: list[str]
+    """Ids of the samples."""
+    keys: npt.NDArray[np.uint64]
+    """For each sample the hash of its conversation, of that as a piece of another, and of where that stood: (N, 3)."""
+    lost: list[Lost]
+
+
+class Sampler:
+    """Makes samples of conversations."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """
+        Raises:
+            TokenizerError: the tokenizer has no fast (Rust) backend.
+            InputError: plain text is to be learnt, and the tokenizer has no EOS token to end it.
+        """
+        self._recipe = recipe
+        self._encoder = Encoder(recipe.tokenizer, recipe.template)
+        if recipe.data.format == "text" and recipe.tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no EOS token, which ends a text; give it one (eos_token)")
+
+    def __call__(self, conversations: list[Conversation]) -> Block:
+        """The samples of a block.
+
+        Raises:
+            InputError: one is no valid conversation.
+            TemplateError: the template cannot say one.
+        """
+        made: list[tuple[str, Tokens, tuple[int, int, int]]] = []
+        lost: list[Lost] = []
+        for conversation in conversations:
+            keys = _keys(conversation)
+            for name, tokens in self._samples(conversation):
+                fitted, reason = self._fit(tokens)
+                if reason:
+                    lost.append(Lost(name, conversation.source, reason, fitted is not None))
+                if fitted is not None:
+                    made.append((name, fitted, keys))
+        all_tokens = [tokens for _, tokens, _ in made]
+        return Block(
+            conversations=len(conversations),
+            ids=_joined([each.ids for each in all_tokens], self._recipe.dtype),
+            is_target=_joined([each.is_target for each in all_tokens], np.dtype(np.bool_)),
+            lengths=np.array([len(each.ids) for each in all_tokens], np.int32),
+            targets=np.array([_targets(each) for each in all_tokens], np.int32),
+            names=[name for name, _, _ in made],
+            keys=np.array([keys for _, _, keys in made], np.uint64).reshape(-1, 3),
+            lost=lost,
+        )
+
+    def _samples(self, conversation: Conversation) -> Iterator[tuple[str, Tokens]]:
+        if self._recipe.data.format == "text":
+            yield from self._texts(conversation)
+            return
+        if reasons := problems(conversation):
+            raise InputError(
+                f"{conversation.source} ({conversation.id}): {reasons[0]}; clean it with vicuna.data first"
+            )
+        for each in _rounds(conversation) if self._recipe.data.rounds == "single" else [conversation]:
+            yield each.id, self._encoder(each)
+
+    def _texts(self, conversation: Conversation) -> Iterator[tuple[str, Tokens]]:
+        """The messages as one document: BOS, text, EOS, in pieces of at most `max_length` tokens, all learnt."""
+        tokenizer, most = self._recipe.tokenizer, self._recipe.max_length
+        text = "\n".join(message.content for message in conversation.messages)
+        ids = np.array([*tokenizer(text).input_ids, tokenizer.eos_token_id], np.uint32)
+        for start in range(0, len(ids), most):
+            piece = ids[start : start + most]
+            yield f"{conversation.id}[{start}]", Tokens(piece, np.ones(len(piece), np.bool_))
+
+    def _fit(self, tokens: Tokens) -> tuple[Tokens | None, str]:
+        """A sample as it is learnt, and what is wrong with it; None where it is not learnt at all."""
+        most, reason = self._recipe.max_length, ""
+        if len(tokens.ids) > most:
+            if self._recipe.data.overlong == "drop":
+                return None, f"longer than {most} tokens"
+            tokens, reason = Tokens(tokens.ids[:most], tokens.is_target[:most]), f"cut to {most} tokens"
+        if not _targets(tokens):
+            return None, f"no token to learn when {reason}" if reason else "no token to learn"
+        return tokens, reason
+
+
+def _targets(tokens: Tokens) -> int:
+    """Tokens that are learnt; the first has nothing before it."""
+    return int(np.count_nonzero(tokens.is_target[1:]))
+
+
+def _joined(arrays: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays], dtype=dtype, casting="unsafe")
+
+
+def _rounds(conversation: Conversation) -> Iterator[Conversation]:
+    """Each round as a conversation by itself, with the system message; named as a piece that `vicuna.data` cut."""
+    system = conversation.messages[: len(conversation.messages) - len(conversation.turns)]
+    for i, pair in enumerate(conversation.rounds()):
+        yield replace(conversation, id=f"{conversation.id}_{2 * i}", messages=(*system, *pair))
+
+
+def _keys(conversation: Conversation) -> tuple[int, int, int]:
+    """See `Block.keys`. A record without an id is named by its place, which may change, so its text stands for it."""
+    name = conversation.id
+    if name == conversation.source:
+        name = "\n".join(message.content for message in conversation.messages)
+    stem = _PIECE.sub("", name)
+    return _hash(name), _hash(stem), _hash(f"{conversation.source}\n{stem}")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+# ------------------------------------------------------------------------------------------------ processes
+def blocks(conversations: Iterable[Conversation], recipe: Recipe) -> Iterator[Block]:
+    """The samples of all conversations, in order. One block is worked on here, more in `recipe.data.workers` processes.
+
+    Raises:
+        InputError, TemplateError, TokenizerError: as `Sampler`.
+        VicunaError: a process was killed.
+    """
+    sampler = Sampler(recipe)
+    rows = iter(conversations)
+    read = iter(lambda: list(itertools.islice(rows, BLOCK)), [])
+    first = list(itertools.islice(read, 2))
+    workers = recipe.data.workers or cpu_count()
+    if len(first) < 2 or workers == 1:
+        yield from map(sampler, itertools.chain(first, read))
+        return
+    with _pool(workers, recipe) as submit:
+        waiting: collections.deque[Future[Block]] = collections.deque()
+        for block in itertools.chain(first, read):
+            waiting.append(submit(block))
+            if len(waiting) >= WAITING * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_SAMPLER: list[Sampler] = []
+"""That of a worker process."""
+
+
+@contextmanager
+def _pool(workers: int, recipe: Recipe) -> Iterator[Callable[[list[Conversation]], Future[Block]]]:
+    # Elsewhere forking is not safe, or not there. A forked process has the recipe without its being sent.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(), recipe)) as pool:
+        try:
+            yield lambda block: pool.submit(_work, block)
+        except BrokenProcessPool as error:
+            message = "a process that tokenises died, most likely for want of memory; use fewer --data.workers"
+            raise VicunaError(message) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(parent: int, recipe: Recipe) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _SAMPLER.append(Sampler(recipe))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone: killed, it cannot say so."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _work(block: list[Conversation]) -> Block:
+    (sampler,) = _SAMPLER
+    return sampler(block)
