@@ -29,13 +29,13 @@ table.bars{display:table;width:100%}td.bar{width:45%;min-width:90px;padding-righ
 td.bar i{display:block;height:12px;border-radius:3px;background:var(--mark);min-width:1px}
 svg.columns{background:none!important;width:100%;fill:var(--mark);font-size:12px}svg.columns text{fill:var(--soft)}
 svg.columns line{stroke:var(--line)}
-figure.plain svg{background:none;border-radius:0;fill:var(--ink)}
+figure.plain svg{background:none;border-radius:0;fill:var(--ink);width:100%}
 .cards{display:flex;flex-wrap:wrap;gap:12px;margin:14px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px 16px;min-width:130px}
 .card b{display:block;font-size:22px;line-height:1.3}.card span{color:var(--soft);font-size:13px}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:14px}.pair>*{min-width:0}
 .narrow{position:absolute;width:0;height:0;overflow:hidden;visibility:hidden}
-@media (max-width:720px){.pair{grid-template-columns:1fr}
+@media (max-width:720px){.pair{grid-template-columns:1fr}.card{flex:1 1 40%}
  .narrow{position:static;width:auto;height:auto;visibility:visible}
  .wide{position:absolute;width:0;height:0;overflow:hidden;visibility:hidden}}
 """

@@ -31,7 +31,7 @@ def world(tmp_path_factory) -> Path:
     """A folder with `chats.jsonl`, `tokenizer` and `init`."""
     folder = tmp_path_factory.mktemp("world")
     write_conversations(folder / "chats.jsonl", conversations(60))
-    tokenizer(TokenizerConfig(inputs=(str(folder / "chats.jsonl"),), out=str(folder / "tokenizer"), size=450))
+    tokenizer(TokenizerConfig(inputs=(str(folder / "chats.jsonl"),), out=str(folder / "tokenizer"), size=451))
     init(
         InitConfig(
             tokenizer=str(folder / "tokenizer"), out=str(folder / "init"),

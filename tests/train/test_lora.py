@@ -1,6 +1,7 @@
 """Adapters: where they go, how they begin, what they compute, how they are written, merged and quantised under."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -182,28 +183,49 @@ def test_a_merged_weight_is_rounded_once(out, width, rank, alpha):
     assert merged("y.weight", w, parts, LORA) is w
 
 
-def test_a_model_in_four_bits_learns_and_its_adapter_works_on_the_model_in_full(tmp_path):
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
+
+
+@pytest.mark.parametrize("place", DEVICES)
+def test_a_model_in_four_bits_learns_and_its_adapter_works_on_the_model_in_full(tmp_path, place):
     make_model().save_pretrained(tmp_path / "base")
     ids, config = some_ids(), LoraConfig(kind="qlora", rank=8, alpha=16.0)
-    model = load_in_4bit(tmp_path / "base", torch.float32, torch.device("cpu"), make_model().config)
+    model = load_in_4bit(tmp_path / "base", torch.float32, torch.device(place), make_model().config)
     assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
     add_adapter(model, config)
     for name, value in adapter_weights(model, seed=0):
         model.get_parameter(name).data.copy_(value)
-    optimizer = make_optimizer(model.train(), OptimConfig(lr=3e-2))
+    losses = learn(model, ids.to(place), steps=30)
+    assert losses[-1] < 0.75 * losses[0]
+    base, adapter = make_model(), {name: each.cpu() for name, each in adapter_of(model).items()}
+    with torch.no_grad():
+        assert abs(loss_of(base, ids).item() - losses[0]) < 0.1
+        write_adapter(tmp_path, model, adapter, str(tmp_path / "base"))
+        reloaded = PeftModel.from_pretrained(make_model(), tmp_path).get_base_model()
+        assert abs(loss_of(reloaded, ids).item() - loss_of(model.eval(), ids.to(place)).item()) < 0.1
+        base.load_state_dict({n: merged(n, t, adapter, config) for n, t in base.state_dict().items()})
+        assert torch.allclose(loss_of(base, ids), loss_of(reloaded, ids), atol=1e-5)
+
+
+def learn(model, ids: torch.Tensor, steps: int) -> list[float]:
+    optimizer = make_optimizer(model.train(), OptimConfig(lr=1e-2))
     losses = []
-    for _ in range(20):
+    for _ in range(steps):
         loss = loss_of(model, ids)
         losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert losses[-1] < 0.5 * losses[0]
-    base = make_model()
-    with torch.no_grad():
-        assert abs(float(loss_of(base, ids)) - losses[0]) < 0.1
-        write_adapter(tmp_path, model, adapter_of(model), str(tmp_path / "base"))
-        reloaded = PeftModel.from_pretrained(make_model(), tmp_path).get_base_model()
-        assert abs(float(loss_of(reloaded, ids)) - float(loss_of(model.eval(), ids))) < 0.1
-        base.load_state_dict({n: merged(n, t, adapter_of(model), config) for n, t in base.state_dict().items()})
-        assert torch.allclose(loss_of(base, ids), loss_of(reloaded, ids), atol=1e-5)
+    return losses
+
+
+def test_four_bits_without_bitsandbytes_are_one_line_that_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python itself notes what is not there
+    with pytest.raises(ConfigError, match=r"^lora.kind qlora needs the package bitsandbytes; install it with: pip"):
+        load_in_4bit(tmp_path, torch.float32, torch.device("cpu"), make_model().config)

@@ -1,13 +1,14 @@
 """The optimiser: which parameters decay, and AdamW with moments in 8 bits."""
 
 import io
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vicuna.train.adamw8bit import AdamW8bit
+from vicuna.errors import ConfigError
 from vicuna.train.config import OptimConfig
 from vicuna.train.optim import make_optimizer, set_learning_rate
 
@@ -33,7 +34,7 @@ def take_steps(net: Net, optimizer: torch.optim.Optimizer, first: int, steps: in
     for step in range(first, first + steps):
         draw = torch.Generator().manual_seed(step)
         for each in net.parameters():
-            drawn = torch.randn(each.shape, generator=draw)
+            drawn = torch.randn(each.shape, generator=draw).to(each.device)
             if isinstance(each, DTensor):
                 drawn = distribute_tensor(drawn, each.device_mesh, each.placements)
             each.grad = each.detach() * 0.1 + drawn
@@ -116,4 +117,23 @@ def test_the_rate_of_the_next_step_can_be_set():
     set_learning_rate(optimizer, 0.0)
     take_steps(net, optimizer, 0, 1)
     assert torch.equal(net.wide.weight, before)
-    assert isinstance(optimizer, AdamW8bit)
+
+
+def test_without_bitsandbytes_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python itself notes what is not there
+    with pytest.raises(ConfigError) as caught:
+        make_optimizer(Net(), OptimConfig(name="adamw8bit"))
+    assert str(caught.value) == (
+        "optim.name adamw8bit needs the package bitsandbytes; install it with: pip install bitsandbytes"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_eight_bits_on_a_gpu_move_the_weights_as_on_a_cpu():
+    whole, net = Net(), Net()
+    take_steps(whole, make_optimizer(whole, OptimConfig(name="adamw8bit", lr=1e-2)), 0, 3)
+    optimizer = make_optimizer(net.cuda(), OptimConfig(name="adamw8bit", lr=1e-2))
+    take_steps(net, optimizer, 0, 3)
+    for key, each in net.named_parameters():
+        assert torch.allclose(each.cpu(), whole.get_parameter(key), atol=2e-3), key

@@ -1,66 +1,36 @@
-"""Whole runs: what they leave, what kills cannot take from them, and what they say of mistakes."""
+"""Whole runs on one rank: what they leave, what kills cannot take from them, and what they say of mistakes."""
 
 import json
 import random
-import resource
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.train import runs
 from tests.train.conftest import CAPITALS
 from vicuna import manifest
-from vicuna.config import from_dict
 from vicuna.conversation import Conversation, Message, write_conversations
 from vicuna.errors import VicunaError
+from vicuna.files import read_jsonl
 from vicuna.models.load import load_model, load_template, load_tokenizer
 from vicuna.prompt import encode_prompt
-from vicuna.train.config import TrainConfig
-from vicuna.train.metrics import read_steps
-from vicuna.train.run import main
-
-
-def settings(world: Path, out: Path, **more) -> dict:
-    tree = {
-        "out": str(out),
-        "model": {"path": str(world / "init"), "template": "vicuna_v1.1", "max_length": 256},
-        "data": {"path": str(world / "chats.jsonl")},
-        "optim": {"lr": 5e-3},
-        "batch": {"tokens": 512, "epochs": 2},
-        "checkpoint": {"every": 3},
-        "threads": 1,
-    }
-    for key, value in more.items():
-        tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
-    return tree
-
-
-def train(world: Path, out: Path, **more) -> None:
-    main(from_dict(TrainConfig, settings(world, out, **more), "a test"))
-
-
-def start(world: Path, out: Path, limit: int = resource.RLIM_INFINITY, **more) -> subprocess.Popen[str]:
-    """The same run as a process of its own, which may write files of at most `limit` bytes."""
-    words = []
-    for key, value in settings(world, out, **more).items():
-        inner = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
-        words += [word for name, each in inner.items() for word in (f"--{name}", str(each))]
-    return subprocess.Popen(
-        [sys.executable, "-m", "vicuna.train", *words], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    train(world, out)
+    runs.train(world, out)
     return out
+
+
+def interrupt(world: Path, out: Path, steps: int, **more) -> None:
+    """Kill a run after so many steps."""
+    child = runs.start(world, out, **more)
+    runs.wait_for_steps(child, out, steps)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
 
 
 def test_a_run_leaves_an_ordinary_checkpoint_that_says_what_it_is(world, finished):
@@ -75,6 +45,7 @@ def test_a_run_leaves_an_ordinary_checkpoint_that_says_what_it_is(world, finishe
     assert generation["eos_token_id"] == load_tokenizer(model).eos_token_id
     assert manifest.read(model).parents["base"] == manifest.read(world / "init").hash
     assert not (finished / "checkpoints").exists()
+    assert (finished / "report.html").exists()
 
 
 def test_the_chat_template_in_the_folder_gives_the_tokens_that_were_trained(finished):
@@ -86,96 +57,66 @@ def test_the_chat_template_in_the_folder_gives_the_tokens_that_were_trained(fini
 
 def test_a_finished_run_is_not_done_again(world, finished, capsys):
     before = (finished / "model" / "manifest.json").stat().st_mtime_ns
-    train(world, finished)
+    runs.train(world, finished)
     assert "is trained already" in capsys.readouterr().out
     assert (finished / "model" / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_another_run_is_not_written_over_a_finished_one(world, finished):
     with pytest.raises(VicunaError, match="model holds other work"):
-        train(world, finished, optim={"lr": 1e-3})
+        runs.train(world, finished, optim={"lr": 1e-3})
 
 
-@pytest.mark.parametrize("moment", range(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(10))
 def test_kill_9_at_any_moment_and_a_new_start_give_the_same_bits(world, finished, tmp_path, moment):
     """At most the steps since the last checkpoint are done twice; losses and weights equal the unbroken run's."""
     out = tmp_path / "run"
-    steps = len(read_steps(finished / "metrics.jsonl"))
-    kill_after = random.Random(moment).randint(2, steps - 1)
-    child = start(world, out)
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while child.poll() is None and time.monotonic() < deadline:
-        if log.exists() and log.read_text().count("\n") >= kill_after:
-            break
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert not (out / "model" / "manifest.json").exists() or child.returncode == 0
-    train(world, out)
-    assert [(s.step, s.loss, s.grad_norm) for s in read_steps(log)] == [
-        (s.step, s.loss, s.grad_norm) for s in read_steps(finished / "metrics.jsonl")
-    ]
-    ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (out, finished))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    interrupt(world, out, random.Random(moment).randint(1, len(runs.losses(finished)) - 1))
+    assert not (out / "model" / "manifest.json").exists()
+    runs.train(world, out)
+    assert runs.losses(out) == runs.losses(finished)
+    assert runs.same_weights(out, finished)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_where_it_stands(world, tmp_path, number, status):
     out = tmp_path / "run"
-    child = start(world, out, checkpoint={"every": 0}, batch={"epochs": 200})
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    child = runs.start(world, out, checkpoint={"every": 0}, batch={"epochs": 200})
+    runs.wait_for_steps(child, out, 2)
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
     assert child.returncode == status
     assert "start again to go on from there" in said
     assert "Traceback" not in said
-    (saved,) = (out / "checkpoints").iterdir()
-    assert json.loads((saved / "position.json").read_text())["step"] == len(read_steps(log))
+    (saved,) = (out / "checkpoints").glob("step-*")
+    assert runs.position(saved)["step"] == len(runs.losses(out))
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(world, finished, tmp_path, caplog):
     out = tmp_path / "run"
-    with pytest.raises(_Cut):
-        _train_until(world, out, 7)
-    checkpoints = sorted((out / "checkpoints").iterdir())
-    assert [each.name for each in checkpoints] == ["step-00000003", "step-00000006"]
-    with open(checkpoints[-1] / "model.safetensors", "r+b") as file:
+    interrupt(world, out, 8, checkpoint={"asynchronous": False})
+    newest = sorted((out / "checkpoints").glob("step-*"))[-1]
+    torn = max(newest.iterdir(), key=lambda each: each.stat().st_size)
+    with open(torn, "r+b") as file:
         file.truncate(1000)
-    train(world, out)
-    assert "step-00000006/model.safetensors is changed" in caplog.text
-    ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (out, finished))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    runs.train(world, out)
+    assert f"{newest.name}/{torn.name} is changed" in caplog.text
+    assert runs.losses(out) == runs.losses(finished)
+    assert runs.same_weights(out, finished)
 
 
 def test_checkpoints_of_other_settings_are_refused_by_name(world, tmp_path):
-    out = tmp_path / "run"
-    with pytest.raises(_Cut):
-        _train_until(world, out, 7)
+    interrupt(world, tmp_path, 5)
     with pytest.raises(VicunaError, match=r"another optim.lr"):
-        train(world, out, optim={"lr": 1e-3})
+        runs.train(world, tmp_path, optim={"lr": 1e-3})
 
 
-class _Cut(Exception):
-    pass
-
-
-def _train_until(world: Path, out: Path, step: int) -> None:
-    """Break off after a step, as a crash would."""
-    import vicuna.train.run as module
-
-    class Crashing(module.Progress):
-        def add(self, done) -> None:
-            super().add(done)
-            if done.step == step:
-                raise _Cut
-
-    whole, module.Progress = module.Progress, Crashing  # type: ignore[misc]
-    try:
-        train(world, out)
-    finally:
-        module.Progress = whole  # type: ignore[misc]
+def test_a_run_may_go_on_with_other_means(world, tmp_path, capsys):
+    """Recomputation, sharding, threads and the interval of checkpoints are not what a run is."""
+    interrupt(world, tmp_path, 5)
+    runs.train(world, tmp_path, gradient_checkpointing=2, parallel={"shard": "on"}, checkpoint={"every": 5})
+    assert "going on after step 3" in capsys.readouterr().out
 
 
 def test_a_model_learns_a_few_chats_by_heart_and_says_them(world, tmp_path):
@@ -184,31 +125,47 @@ def test_a_model_learns_a_few_chats_by_heart_and_says_them(world, tmp_path):
         for country, city in CAPITALS.items()
     ]
     write_conversations(tmp_path / "few.jsonl", chats)
-    train(world, tmp_path / "run", data={"path": str(tmp_path / "few.jsonl")}, batch={"epochs": 400},
-          optim={"lr": 4e-3}, checkpoint={"every": 0})  # fmt: skip
+    runs.train(world, tmp_path / "run", data={"path": str(tmp_path / "few.jsonl")}, batch={"epochs": 400, "bins": 1},
+               optim={"lr": 4e-3}, checkpoint={"every": 0})  # fmt: skip
     folder = tmp_path / "run" / "model"
     tokenizer, model = load_tokenizer(folder), load_model(folder, torch.float32, "cpu")
     for chat in chats:
         ids = encode_prompt(chat.messages[:1], tokenizer, load_template(folder))
         said = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :]
         assert tokenizer.decode(said) == chat.messages[1].content + "</s>"
-    assert read_steps(tmp_path / "run" / "metrics.jsonl")[-1].loss < 0.01
+    assert runs.losses(tmp_path / "run")[-1][1] < 0.01
 
 
 def test_plain_text_trains_a_base_model_that_has_no_template(world, tmp_path):
-    train(world, tmp_path, data={"format": "text"}, batch={"epochs": 1})
+    runs.train(world, tmp_path, data={"format": "text"}, batch={"epochs": 1})
     assert "template" not in manifest.read(tmp_path / "model").facts
 
 
-def test_bfloat16_trains_too_and_keeps_float32_weights(world, tmp_path):
-    train(world, tmp_path, dtype="bfloat16", batch={"epochs": 1}, checkpoint={"every": 0})
-    assert {each.dtype for each in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float32}
+def test_bfloat16_trains_too_and_the_folder_keeps_the_base_models_type(world, tmp_path):
+    runs.train(world, tmp_path, dtype="bfloat16", batch={"epochs": 1}, checkpoint={"every": 0})
+    assert {each.dtype for each in runs.weights(tmp_path).values()} == {torch.float32}
 
 
-def test_recomputing_activations_changes_nothing(world, finished, tmp_path):
-    train(world, tmp_path, gradient_checkpointing=True)
-    ours, theirs = (load_file(each / "model" / "model.safetensors") for each in (tmp_path, finished))
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+def test_the_folder_may_have_another_type(world, tmp_path):
+    runs.train(world, tmp_path, batch={"max_steps": 1}, export={"dtype": "bfloat16"})
+    assert {each.dtype for each in runs.weights(tmp_path).values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_recomputing_activations_changes_nothing(world, finished, tmp_path, every):
+    runs.train(world, tmp_path, gradient_checkpointing=every)
+    assert runs.same_weights(tmp_path, finished, atol=1e-5)
+
+
+def test_held_out_chats_are_not_learnt_and_their_loss_is_told(world, tmp_path):
+    runs.train(world, tmp_path, data={"held_out_share": 0.2}, track={"held_out_every": 3})
+    facts = manifest.read(tmp_path / "model").facts
+    assert facts["samples"] < 60
+    rows = [row for _, row in read_jsonl(tmp_path / "held_out.jsonl")]
+    last = runs.losses(tmp_path)[-1][0]
+    assert [row["step"] for row in rows] == sorted({*range(3, last + 1, 3), last})
+    assert rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_a_base_models_contradictory_sampling_settings_do_not_stop_the_save(world, tmp_path):
@@ -218,19 +175,27 @@ def test_a_base_models_contradictory_sampling_settings_do_not_stop_the_save(worl
         if each.name != "manifest.json":
             (base / each.name).write_bytes(each.read_bytes())
     (base / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "do_sample": false}')
-    train(world, tmp_path / "run", model={"path": str(base)}, batch={"max_steps": 1})
+    runs.train(world, tmp_path / "run", model={"path": str(base)}, batch={"max_steps": 1})
     assert "temperature" not in json.loads((tmp_path / "run" / "model" / "generation_config.json").read_text())
 
 
 def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_that_looks_whole(world, tmp_path):
     """A limit on the size of files stands in for the full disk."""
     out = tmp_path / "run"
-    child = start(world, out, checkpoint={"every": 0}, limit=50_000)
+    child = runs.start(world, out, checkpoint={"every": 0}, limit=60_000)
     _, said = child.communicate(timeout=120)
     assert child.returncode == 1
     assert f"error: cannot write {out / 'model'}" in said
     assert "Traceback" not in said
     assert not list(out.glob("*model*"))
+
+
+def test_a_dry_run_says_what_the_run_would_take_and_makes_no_model(world, tmp_path, capsys):
+    runs.train(world, tmp_path, dry_run=True, launch={"gpu": "H100"})
+    said = capsys.readouterr().out
+    assert "H100" in said
+    assert "$" in said
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -241,36 +206,38 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_that_looks_who
         ({"model": {"path": ""}}, "model.path is missing"),
         ({"model": {"path": "/nowhere"}}, "/nowhere is not a folder"),
         ({"model": {"template": "vicuna"}}, "unknown prompt template 'vicuna'; known: vicuna_v1.1"),
-        ({"model": {"max_length": 512}}, "model.max_length is 512, and .* has 256 positions"),
+        ({"model": {"max_length": 512}, "batch": {"tokens": 512}}, "model.max_length is 512, and .* has 256 positions"),
         ({"device": "cuda"}, "torch sees no CUDA device"),
+        ({"parallel": {"cpu_offload": True}}, "this run is on the CPU"),
+        ({"attention": "flash2"}, "flash"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="one case needs a machine without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="some cases need a machine without CUDA")
 def test_mistakes_are_one_line(world, tmp_path, more, message):
     with pytest.raises(VicunaError, match=message):
-        train(world, tmp_path, **more)
+        runs.train(world, tmp_path, **more)
 
 
 def test_an_unfinished_dataset_is_refused(world, tmp_path):
     (tmp_path / "data" / "conversations").mkdir(parents=True)
     with pytest.raises(VicunaError, match=r"has no manifest.json: it is incomplete"):
-        train(world, tmp_path / "run", data={"path": str(tmp_path / "data")})
+        runs.train(world, tmp_path / "run", data={"path": str(tmp_path / "data")})
 
 
 def test_rows_that_cannot_be_learnt_are_counted_and_a_run_without_any_is_refused(world, tmp_path):
     long = Conversation("long", (Message("user", "x " * 500), Message("assistant", "y")))
     write_conversations(tmp_path / "long.jsonl", [long])
-    with pytest.raises(VicunaError, match=r"holds nothing to learn from .*longer than 256 tokens': 1"):
-        train(world, tmp_path / "run", data={"path": str(tmp_path / "long.jsonl")})
+    with pytest.raises(VicunaError, match=r"longer than 256 tokens"):
+        runs.train(world, tmp_path / "run", data={"path": str(tmp_path / "long.jsonl")})
 
 
 def test_an_invalid_conversation_is_named(world, tmp_path):
     write_conversations(tmp_path / "bad.jsonl", [Conversation("b", (Message("user", "x"),), source="here")])
     with pytest.raises(VicunaError, match=r"here \(b\): it ends with user.*clean it with vicuna.data"):
-        train(world, tmp_path / "run", data={"path": str(tmp_path / "bad.jsonl")})
+        runs.train(world, tmp_path / "run", data={"path": str(tmp_path / "bad.jsonl")})
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_samples(world, tmp_path):
-    with pytest.raises(VicunaError, match=r"step \d+: loss .*\(samples c\d+"):
-        train(world, tmp_path, optim={"lr": 1e30, "warmup": 0.0}, batch={"epochs": 50})
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_its_samples_and_the_last_checkpoint(world, tmp_path):
+    with pytest.raises(VicunaError, match=r"step \d+: loss .*\(samples c\d+.*checkpoint"):
+        runs.train(world, tmp_path, optim={"lr": 1e30, "warmup": 0.0}, batch={"epochs": 50})
     assert not (tmp_path / "model").exists()

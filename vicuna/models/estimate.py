@@ -150,14 +150,14 @@ def memory(model: Any, layers: Sequence[nn.Module], seen: Trace, way: Way) -> Me
     if way.in_4bit:  # one matrix at a time is unpacked for its product
         working += way.compute.itemsize * max(each.numel() for layer in layers for each in _frozen_matrices(layer))
     rest = Memory("", weights, gradients, optimizer, 0, kept, 0)
-    gathered = _gathered(model, layers, way) if way.sharded else (_cast(model, way),) * 2
+    at_loss, in_layer, at_end = (
+        _gathered(model, layers, way) if way.sharded else (_cast(model, way), _cast(model, way), 0)
+    )
     moments = [
-        replace(rest, moment="the loss", gathered=gathered[0], working=seen.loss),
-        replace(rest, moment="the backward pass of a layer", gathered=gathered[1], working=working),
+        replace(rest, moment="the loss", gathered=at_loss, working=seen.loss),
+        replace(rest, moment="the backward pass of a layer", gathered=in_layer, working=working),
+        replace(rest, moment="the sum of the embeddings' gradients", gathered=at_end, activations=0),
     ]
-    if way.sharded:
-        end = "the sum of the embeddings' gradients"
-        moments.append(replace(rest, moment=end, gathered=gathered[2], activations=0))
     fullest = max(moments, key=lambda each: each.total)
     if way.offload:
         fullest = replace(fullest, weights=0, gradients=0, optimizer=0, host=weights + gradients + optimizer)

@@ -98,24 +98,21 @@ def trace(model: Any, layers: Sequence[nn.Module], tokens: int, loss: Callable[.
     model.set_attn_implementation("vicuna_estimate")
     for each in model.parameters():  # a whole gradient is reduced and given back as soon as it is there
         each.requires_grad and each.register_post_accumulate_grad_hook(_drop)
-    alive, marks = _Alive(), list[int]()
+    alive, starts = _Alive(), list[tuple[nn.Module, int]]()
     alive.leave_out(model.parameters())
     alive.leave_out(model.buffers())
-    for layer in layers:
-        layer.register_forward_pre_hook(lambda *_: marks.append(alive.now))
-        layer.register_forward_hook(lambda *_: marks.append(alive.now))
+    for module in (*model.base_model.children(), *layers):
+        module.register_forward_pre_hook(lambda module, _: starts.append((module, alive.now)))
     rows = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     with alive:
         hidden = model.train().base_model(input_ids=rows, position_ids=rows, use_cache=False).last_hidden_state
-        kept = alive.now
-        alive.peak = kept
+        kept = alive.peak = alive.now
         hidden.backward(torch.empty_like(hidden))
         backward = alive.peak - kept
-    return Trace(
-        layers=tuple(after - before for before, after in zip(marks[::2], marks[1::2], strict=True)),
-        outside=kept - sum(after - before for before, after in zip(marks[::2], marks[1::2], strict=True)),
-        hidden=hidden.nbytes, backward=backward, loss=_trace_loss(model, hidden, rows[0], loss),
-    )  # fmt: skip
+    # What a layer keeps is known when the next module starts: only then is nothing but that left of it.
+    ends = [*(now for _, now in starts[1:]), kept]
+    of_layers = tuple(end - now for (module, now), end in zip(starts, ends, strict=True) if module in layers)
+    return Trace(of_layers, kept - sum(of_layers), hidden.nbytes, backward, _trace_loss(model, hidden, rows[0], loss))
 
 
 def _drop(parameter: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ COMMANDS = {
     "run": Command("vicuna.train.__main__:train", "train or fine-tune a model (what happens without a command too)"),
     "tokenizer": Command("vicuna.train.__main__:tokenizer", "train a BPE tokenizer on conversations"),
     "init": Command("vicuna.train.__main__:init", "make a LLaMA with random weights"),
+    "translate": Command("vicuna.train.translate:main", "a command line of FastChat's trainer → one of ours"),
 }
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(argv: list[str]) -> int:
     """The `run` command."""
-    return run(TrainConfig, _train, argv, PROG)
+    return run(TrainConfig, lambda config: _train(config, argv), argv, PROG)
 
 
 def tokenizer(argv: list[str]) -> int:
@@ -38,11 +39,11 @@ def init(argv: list[str]) -> int:
 
 
 # The work is imported only after the settings are known to be right: help and mistakes answer at once.
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainConfig, argv: list[str]) -> int:
     share_cores()
-    from vicuna.train.run import main as work
+    from vicuna.train.launch import main as work
 
-    work(config)
+    return work(config, argv)
 
 
 def _tokenizer(config: TokenizerConfig) -> None:

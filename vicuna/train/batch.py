@@ -67,7 +67,7 @@ def make_batch(samples: Sequence[Sample], device: torch.device | str, *, blocks:
         blocks: whether the attention kernel asks for FlexAttention's block mask.
     """
     lengths = [len(sample.ids) for sample in samples] or [1]
-    ids = np.concatenate([sample.ids for sample in samples] or [np.zeros(1)]).astype(np.int64)
+    ids = np.concatenate([sample.ids for sample in samples] or [np.zeros(1, np.int32)]).astype(np.int64)
     is_target = np.concatenate([sample.is_target for sample in samples] or [np.zeros(1, np.bool_)])
     is_target[np.cumsum([0, *lengths[:-1]])] = False
     (at,) = np.nonzero(is_target)

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,19 +139,26 @@ class Checkpoints:
         part = target.with_name(f".{target.name}.partial")
         try:
             with self._one_end(f"cannot write {target}", part):
-                with self._world.one_fails_all_fail(f"writing {target}"), _writing(target):
-                    if self._world.is_main:
-                        self._make_room(part)
+                self._on_main(target, self._make_room, part)
                 hashes = self._write_files(part, state)
-                with self._world.one_fails_all_fail(f"writing {target}"), _writing(target):
-                    if self._world.is_main:
-                        self._complete(part, target, where, hashes)
+                self._on_main(target, self._complete, part, target, where, hashes)
+                self._torn = []
+                self._on_main(target, self._remove_old)
         except BaseException:
             if self._world.is_main:
                 shutil.rmtree(part, ignore_errors=True)
             raise
         self._stored = where["step"]
         self.written = time.perf_counter() - began
+
+    def _on_main(self, target: Path, work: Callable[..., None], *arguments: Any) -> None:
+        """Have the first rank do some work; if it fails, all fail to write `target`."""
+        with self._world.one_fails_all_fail(f"writing {target}"):
+            try:
+                if self._world.is_main:
+                    work(*arguments)
+            except OSError as error:
+                raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
     def _make_room(self, part: Path) -> None:
         """Remove what killed starts left, and make the folder to write in."""
@@ -167,19 +174,22 @@ class Checkpoints:
         return {name: digest for found in self._world.gather(writer.fs.hashes) for name, digest in found.items()}
 
     def _complete(self, part: Path, target: Path, where: dict[str, Any], hashes: dict[str, str]) -> None:
-        """Name it as what it is, and remove all but the newest."""
+        """Say what it is and where the run stands, and give it its name."""
         write_json(part / "position.json", where)
         seen = manifest.write(part, "training-state", config=self._run, hashes=hashes).files
         if unseen := sorted(set(hashes) - set(seen)):
             raise InputError(f"another node wrote {unseen[0]} of {target} where the first cannot see it; "
                              "--out must be a folder that all nodes share")  # fmt: skip
         _settle(part)
-        _remove(target)  # torn, or this step would not be done again
+        for each in {target, *self._torn}:  # or this step would not be done again
+            _remove(each)
         part.rename(target)
         _settle(self._folder)
-        for old in [*self._torn, *self.complete()[: -self._keep]]:
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest."""
+        for old in self.complete()[: -self._keep]:
             _remove(old)
-        self._torn = []
 
     # --------------------------------------------------------------------------------------------------------- read
     def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> Position | None:
@@ -246,7 +256,7 @@ class Checkpoints:
         except RuntimeError as error:
             if self._world.size == 1:
                 raise
-            raise VicunaError(f"{what}: the other ranks do not answer ({_line(error)})") from error
+            raise VicunaError(f"{what}: a rank was lost meanwhile") from error
 
 
 @dataclass(frozen=True)
@@ -310,15 +320,6 @@ class _Hashed(io.FileIO):
         if not self.closed:
             os.fsync(self.fileno())
         super().close()
-
-
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Any failure of the operating system within is a failure to write `target`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _remove(folder: Path) -> None:

@@ -12,6 +12,10 @@ import numpy.typing as npt
 from vicuna import manifest
 from vicuna.errors import IncompleteError, InputError
 from vicuna.files import sha256_file
+from vicuna.train.tokens import SAMPLE
+
+MOST_PIECES = 100
+"""Pieces of one conversation, which are named NAME_NUMBER; more such names of one source are just numbered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +42,21 @@ class Dataset:
             IncompleteError: the folder is unfinished or damaged.
         """
         made = manifest.verify(folder, contents=False)
-        lengths: npt.NDArray[np.int32] = np.load(folder / "lengths.npy")
-        targets: npt.NDArray[np.int32] = np.load(folder / "targets.npy")
-        self._starts = _starts(lengths)
-        self._name_starts = _starts(np.load(folder / "name_lengths.npy"))
-        self._ids = _mapped(folder / "ids.bin", np.dtype(made.facts["dtype"]), int(self._starts[-1]))
-        self._is_target = _mapped(folder / "is_target.bin", np.dtype(np.bool_), int(self._starts[-1]))
-        self._names = _mapped(folder / "names.bin", np.dtype(np.uint8), int(self._name_starts[-1]))
-        self._rows = np.arange(len(lengths)) if rows is None else rows
+        samples = table(folder)
+        self._starts, self._name_starts = _starts(samples["tokens"]), _starts(samples["name"])
+        self._ids = _mapped(folder / "ids.bin", made.facts["dtype"], int(self._starts[-1]))
+        self._is_target = _mapped(folder / "is_target.bin", "?", int(self._starts[-1]))
+        self._names = _mapped(folder / "names.bin", "u1", int(self._name_starts[-1]))
+        self._rows = np.arange(len(samples)) if rows is None else rows
         self.hash = made.hash
         """Content hash of the folder."""
         self.dropped: Mapping[str, int] = made.facts["dropped"]
         """Reason → samples of the folder that are not learnt."""
         self.cut: int = made.facts["cut"]
         """Samples of the folder that lost their end."""
-        self.lengths = lengths[self._rows]
+        self.lengths: npt.NDArray[np.int32] = samples["tokens"][self._rows]
         """Tokens of each sample, shape (N,)."""
-        self.targets = targets[self._rows]
+        self.targets: npt.NDArray[np.int32] = samples["targets"][self._rows]
         """Learnt tokens of each sample, shape (N,)."""
 
     def __len__(self) -> int:
@@ -83,12 +85,22 @@ def _starts(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
-    if path.stat().st_size != count * dtype.itemsize:
+def table(folder: Path) -> npt.NDArray[Any]:
+    """What is known of each sample of a folder, see `tokens.SAMPLE`.
+
+    Raises:
+        IncompleteError: the folder is unfinished or damaged.
+    """
+    return _mapped(folder / "samples.bin", SAMPLE, int(manifest.read(folder).facts["samples"]))
+
+
+def _mapped(path: Path, dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
+    if path.stat().st_size != count * np.dtype(dtype).itemsize:
         raise IncompleteError(f"{path} is not as long as it was made; remove {path.parent} to make it again")
     return np.memmap(path, dtype, "r", shape=(count,))
 
 
+# ------------------------------------------------------------------------------------------------ what is held out
 def held_apart(folder: Path, share: float) -> tuple[Dataset, Dataset]:
     """The samples of a folder that are learnt, and those that are held out.
 
@@ -102,12 +114,19 @@ def held_apart(folder: Path, share: float) -> tuple[Dataset, Dataset]:
         InputError: the share takes all conversations or none.
         IncompleteError: the folder is unfinished or damaged.
     """
-    groups: npt.NDArray[np.uint64] = np.load(folder / "groups.npy")
-    held = groups < np.uint64(share * 2**64)
+    held = _groups(table(folder)) < np.uint64(share * 2**64)
     if held.all() or not held.any():
         what = "all" if held.all() else "none"
         raise InputError(f"data.held_out_share {share} takes {what} of the {len(held):,} samples; set another share")
     return Dataset(folder, np.flatnonzero(~held)), Dataset(folder, np.flatnonzero(held))
+
+
+def _groups(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """A number for each sample, equal where samples come from one conversation."""
+    places = np.unique(samples[["place", "conversation"]])["place"]  # one entry for each piece, or conversation
+    found, pieces = np.unique(places, return_counts=True)
+    count = pieces[np.searchsorted(found, samples["place"])]
+    return np.where((count > 1) & (count <= MOST_PIECES), samples["stem"], samples["conversation"])
 
 
 # ------------------------------------------------------------------------------------------------ what it is made from

@@ -48,7 +48,8 @@ class Writer:
     def close(self) -> None:
         """Write what is left, give the files their names, and write the index where there are several."""
         self._flush()
-        count, places = len(self._files), {}
+        count = len(self._files)
+        places: dict[str, str] = {}
         for number, (path, names) in enumerate(self._files, 1):
             name = WHOLE if count == 1 else SHARD.format(number, count)
             os.replace(path, self._folder / name)

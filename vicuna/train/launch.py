@@ -42,8 +42,7 @@ def main(config: TrainConfig, argv: Sequence[str]) -> int:
         ConfigError: a setting that a run needs is missing, or SkyPilot's variables do not fit together.
         VicunaError: the run failed.
     """
-    if line := missing(config):
-        raise ConfigError(line)
+    need_inputs(config)
     if is_rank(os.environ):
         lifeline.watch()
         return _train(config)
@@ -61,20 +60,27 @@ def _train(config: TrainConfig) -> int:
     return 0
 
 
-def missing(config: TrainConfig) -> str:
-    """One line that says what a run still needs and which flags give it; empty if nothing."""
+def need_inputs(config: TrainConfig) -> None:
+    """Check what every run needs; cheap, so that it is said once and before any rank starts.
+
+    Raises:
+        ConfigError: no base model, no data, or neither; the flags that give them are named.
+    """
     needed = {"model.path": "a base model's folder", "data.path": "cleaned conversations"}
     given = {"model.path": config.model.path, "data.path": config.data.path}
-    keys = [key for key in needed if not given[key]]
-    if not keys:
-        return ""
-    flags = " and ".join(f"{needed[key]} with --{key}" for key in keys)
-    return f"{' and '.join(keys)} {'are' if len(keys) > 1 else 'is'} missing; name {flags}"
+    if keys := [key for key in needed if not given[key]]:
+        flags = " and ".join(f"{needed[key]} with --{key}" for key in keys)
+        raise ConfigError(f"{' and '.join(keys)} {'are' if len(keys) > 1 else 'is'} missing; name {flags}")
 
 
 def is_rank(environment: Mapping[str, str]) -> bool:
     """Whether this process was started as a rank: by us, by torchrun, or by `accelerate launch` through torchrun."""
     return "RANK" in environment and "WORLD_SIZE" in environment
+
+
+def world_size(config: TrainConfig, environment: Mapping[str, str]) -> int:
+    """Ranks of the run on all nodes, as this process would start them or as whoever started it did."""
+    return int(environment["WORLD_SIZE"]) if is_rank(environment) else find_node(config, environment).world_size
 
 
 def find_node(config: TrainConfig, environment: Mapping[str, str]) -> Node:

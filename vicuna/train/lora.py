@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from vicuna.errors import ConfigError
 from vicuna.files import write_json
 from vicuna.train.config import LoraConfig
+from vicuna.train.quantise import quiet_bitsandbytes
 
 ALL = "all-linear"
 _BASE = ".base_layer."
@@ -32,6 +33,7 @@ def add_adapter(model: Any, config: LoraConfig) -> None:
     Raises:
         ConfigError: a target is the name of no linear layer.
     """
+    quiet_bitsandbytes()
     from peft import LoraConfig as PeftConfig
     from peft import TaskType, inject_adapter_in_model
 

@@ -1,6 +1,7 @@
 """The loss: cross-entropy summed over target tokens, with logits for no other position and never for all at once."""
 
 import functools
+import importlib
 import importlib.util
 import re
 from collections.abc import Callable
@@ -13,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from vicuna.errors import InputError
 
 LOGITS = {"cpu": 2**24, "cuda": 2**26}
-"""Most logits held at once, rows times vocabulary. On a CPU more saves no time (scripts/bench/train/linear_ce.py); a GPU
+"""Most logits held at once, rows times vocabulary. More save no time on a CPU (scripts/bench/train/linear_ce.py); a GPU
 likes large products, and has a quarter of a gigabyte for them."""
 _CHANGED = re.compile(r"logits?_scal|logits?_soft_?cap|lm_head_multiplier|output_multiplier")
 """Settings of models whose logits are not just the output matrix times the hidden state."""
 
 
 def check_logits(config: Any) -> None:
-    """Refuse a model that changes its logits after the output matrix (Gemma 2, Cohere, Granite), which is not done here.
+    """Refuse a model that scales or caps its scores or logits (Gemma 2, Cohere, Granite), which is not done here.
 
     Args:
         config: transformers' settings of the model.
@@ -31,8 +32,8 @@ def check_logits(config: Any) -> None:
     for name, value in config.get_text_config().to_dict().items():
         if _CHANGED.search(name) and value not in (None, 1, False):
             raise InputError(
-                f"the model's config has {name} = {value}: its logits or attention scores are scaled or capped, which is "
-                "not built; train another base model"
+                f"the model's config has {name} = {value}: its logits or its attention's scores are scaled or capped, "
+                "which is not built; take another base model"
             )
 
 
@@ -48,16 +49,17 @@ def target_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch
     Returns:
         A scalar. Divide by the number of targets of the whole optimiser step for the mean.
     """
-    if getattr(head.forward, "__func__", None) is not torch.nn.Linear.forward:
-        return _by_calling(hidden, targets, head)
     kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    rows = max(1, LOGITS[kind] // head.weight.shape[0])
+    if getattr(head.forward, "__func__", None) is not torch.nn.Linear.forward:
+        return _by_calling(hidden, targets, head, rows)
+    if torch.is_autocast_enabled(kind):
+        hidden = hidden.to(torch.get_autocast_dtype(kind))
     if kind == "cuda" and len(hidden) and (liger := _liger()):
-        return liger(hidden.to(dtype), head.weight.to(dtype), targets, head.bias, reduction="sum").float()
-    rows = _rows(head.weight.shape[0], kind)
+        return liger(hidden, head.weight.to(hidden.dtype), targets, head.bias, reduction="sum").float()
     with torch.autocast(kind, enabled=False):
         loss: torch.Tensor = LinearCrossEntropy.apply(
-            hidden.to(dtype), head.weight, head.bias, targets, rows, torch.is_grad_enabled()
+            hidden, head.weight, head.bias, targets, rows, torch.is_grad_enabled()
         )
     return loss
 
@@ -65,9 +67,9 @@ def target_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch
 class LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of a linear layer's outputs, summed, a few rows at a time.
 
-    The gradient of softmax is known as soon as the logits are, so it is formed with them, in the forward pass, and no
-    logits are kept or computed twice. What the backward pass gets is the gradients of hidden states and weights, which
-    it multiplies by the gradient of the loss.
+    The gradient of the loss by the logits is known as soon as they are: softmax, minus one at the target. So it is used
+    at once, in the forward pass, and no logits are kept or computed twice. What waits for the backward pass are the
+    gradients of hidden states and weights, to be multiplied by the gradient of the loss.
     """
 
     @staticmethod
@@ -83,7 +85,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         """
         Args:
             ctx: autograd's.
-            hidden: shape (N, D); its dtype is that of the products. Softmax and sums are float32 or wider.
+            hidden: shape (N, D); products are computed in its dtype, softmax and sums in float32 or wider.
             weight: shape (V, D), of any dtype.
             bias: shape (V,), or None.
             targets: shape (N,).
@@ -92,34 +94,72 @@ class LinearCrossEntropy(torch.autograd.Function):
         """
         wide = torch.promote_types(hidden.dtype, torch.float32)
         matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+        by_hidden, by_weight, by_bias = (learning and need for need in ctx.needs_input_grad[:3])
+        of_hidden = torch.empty_like(hidden) if by_hidden else None
+        of_weight = of_bias = None
         total = hidden.new_zeros((), dtype=wide)
-        wanted = [learning and need for need in ctx.needs_input_grad[:3]]
-        of_hidden = torch.empty_like(hidden) if wanted[0] else None
-        of_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
-        of_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and wanted[2] else None
-        begin = 0
-        for some, target in zip(_split(hidden, rows), _split(targets, rows), strict=True):
-            logp = torch.log_softmax(F.linear(some, matrix, offset), dim=-1, dtype=wide)
-            total -= logp.gather(1, target[:, None]).sum()
-            if any(wanted):
-                slope = logp.exp_()  # of the loss by the logits: softmax minus one at the target
-                slope.scatter_add_(1, target[:, None], slope.new_full((), -1.0).expand(len(target), 1))
-                slope = slope.to(hidden.dtype)
-                end = begin + len(some)
-                if of_hidden is not None:
-                    torch.mm(slope, matrix, out=of_hidden[begin:end])
-                if of_weight is not None:
-                    _add_product(of_weight, slope.t(), some)
-                if of_bias is not None:
-                    of_bias += slope.sum(0, dtype=wide)
-                begin = end
-        kept = (of_hidden, of_weight, of_bias)
-        ctx.save_for_backward(*(each if each is None else each.to(like.dtype)
-                                for each, like in zip(kept, (hidden, weight, bias), strict=True)))  # fmt: skip
+        parts = _parts(len(hidden), rows)
+        for part in parts:
+            logp = torch.log_softmax(F.linear(hidden[part], matrix, offset), dim=-1, dtype=wide)
+            total -= logp.gather(1, targets[part, None]).sum()
+            slope = _slope(logp, targets[part]).to(hidden.dtype) if learning else logp
+            if of_hidden is not None:
+                torch.mm(slope, matrix, out=of_hidden[part])
+            if by_weight:
+                of_weight = _plus(of_weight, slope.t(), hidden[part], wide if len(parts) > 1 else hidden.dtype)
+            if by_bias:
+                of_bias = slope.sum(0, dtype=wide) + (0 if of_bias is None else of_bias)
+        ctx.save_for_backward(of_hidden, _as(of_weight, weight), _as(of_bias, bias))
         return total
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """In place: a second backward pass through the same loss is an error of autograd's."""
-        of_hidden, of_weight, of_bias = (each if each is None else each.mul_(slope) for each in ctx.saved_tensors)
-        return of_hidden, of_weight, of_bias, None, None, None
+        """In place, so that there is no second copy; autograd refuses a second pass through the same loss."""
+        return *(each if each is None else each.mul_(slope) for each in ctx.saved_tensors), None, None, None
+
+
+def _parts(count: int, most: int) -> list[slice]:
+    """Cuts `count` rows into equal parts of at most `most`; no rows are one part of none."""
+    number = max(1, -(-count // most))
+    return [slice(count * i // number, count * (i + 1) // number) for i in range(number)]
+
+
+def _slope(logp: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Gradient of -sum log p(target) by the logits, in the place of `logp`."""
+    slope = logp.exp_()
+    return slope.scatter_add_(1, targets[:, None], slope.new_full((len(targets), 1), -1.0))
+
+
+def _plus(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """total + left @ right, added up in `dtype`."""
+    if total is None:
+        return (left @ right).to(dtype)
+    if left.dtype == dtype:
+        return total.addmm_(left, right)
+    return total.add_(left @ right)
+
+
+def _as(gradient: torch.Tensor | None, parameter: torch.Tensor | None) -> torch.Tensor | None:
+    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
+
+
+def _by_calling(hidden: torch.Tensor, targets: torch.Tensor, head: Any, rows: int) -> torch.Tensor:
+    """The loss through a head of any kind, whose logits are computed again in the backward pass."""
+
+    def part(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for each in _parts(len(hidden), rows):
+        total = total + checkpoint(part, hidden[each], targets[each], use_reentrant=False)
+    return total
+
+
+@functools.cache
+def _liger() -> Callable[..., torch.Tensor] | None:
+    """The fused kernel of the package liger-kernel, or None where it is not installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return None
+    functional = importlib.import_module("liger_kernel.transformers.functional")
+    found: Callable[..., torch.Tensor] = functional.liger_fused_linear_cross_entropy
+    return found

@@ -22,8 +22,8 @@ SHOWN = 20
 """Samples in the viewer."""
 _LONGEST = 4096
 """Tokens of one sample that are shown; of a longer one, the beginning and the end."""
-_FOLDED = 600
-"""Samples of more tokens are folded at first."""
+_OPEN, _FOLDED = 6, 600
+"""Of so many first samples those of at most so many tokens are unfolded at first."""
 _GROUP = 16
 """Tokens that are looked at together to find a whole character; one has at most four bytes, so this is plenty."""
 
@@ -115,15 +115,16 @@ def choose(lengths: npt.NDArray[Any], targets: npt.NDArray[Any], seed: int) -> d
         seed: of the draw.
     """
     share = targets / lengths
-    extremes = {
-        int(share.argmax()): "highest share learnt",
-        int(share.argmin()): "lowest share learnt",
-        int(targets.argmin()): "fewest learnt",
-        int(lengths.argmax()): "longest",
-    }
+    extremes = (
+        (lengths.argmax(), "longest"), (targets.argmin(), "fewest learnt"),
+        (share.argmin(), "lowest share learnt"), (share.argmax(), "highest share learnt"),
+    )  # fmt: skip
+    chosen: dict[int, str] = {}
+    for index, why in extremes:
+        chosen[int(index)] = f"{chosen[int(index)]}, {why}" if int(index) in chosen else why
     draw = random.Random(f"{seed}:shown").sample(range(len(lengths)), min(SHOWN, len(lengths)))
-    others = [index for index in draw if index not in extremes][: SHOWN - len(extremes)]
-    return dict(reversed(extremes.items())) | dict.fromkeys(others, "drawn")
+    others = [index for index in draw if index not in chosen][: SHOWN - len(chosen)]
+    return chosen | dict.fromkeys(others, "drawn")
 
 
 def _spelled(sample: Sample, why: str, tokenizer: Any) -> Shown:
@@ -215,15 +216,16 @@ details.sample>summary code{font-size:13px;overflow-wrap:anywhere}
 def viewer(shown: Sequence[Shown]) -> str:
     """A legend and one folded entry for each sample, as HTML for the styles in HEAD."""
     key = (
-        '<p class="key"><span><b><i>learnt</i></b> the model is trained to say it</span>'
-        "<span><i>not learnt</i> it is only read</span>"
-        '<span><i class="special">&lt;/s&gt;</i> control token, or a byte that is no character</span></p>'
+        '<div class="key"><span><b><i>learnt</i></b>: the model is trained to write it</span>'
+        "<span><i>not learnt</i>: it is only read</span>"
+        '<span><i class="special">&lt;/s&gt;</i>: a control token, or bytes that are no character</span></div>'
     )
     switch = '<input type="checkbox" id="edges" checked><label for="edges" class="soft"> borders between tokens</label>'
-    return f"{key}{switch}{''.join(map(_entry, shown))}"
+    entries = (_entry(sample, folded=at >= _OPEN or sample.tokens > _FOLDED) for at, sample in enumerate(shown))
+    return f"{key}{switch}{''.join(entries)}"
 
 
-def _entry(sample: Shown) -> str:
+def _entry(sample: Shown, *, folded: bool) -> str:
     share = sample.targets / sample.tokens
     summary = (
         f'<code>{html.escape(sample.id)}</code><span class="why">{html.escape(sample.why)}</span>'
@@ -234,7 +236,7 @@ def _entry(sample: Shown) -> str:
     if sample.ending:
         cut = sample.tokens - sum(len(piece.ids) for piece in (*sample.pieces, *sample.ending))
         body += f'<span class="gap">… {cut:,} tokens are not shown …</span>{_marked(sample.ending)}' if cut else ""
-    opened = " open" if sample.tokens <= _FOLDED else ""
+    opened = "" if folded else " open"
     return f'<details class="sample"{opened}><summary>{summary}</summary><div class="tokens">{body}</div></details>\n'
 
 

@@ -4,6 +4,7 @@ Only rank 0 writes them. A run that was killed and started again leaves the same
 for times and memory: what came after the checkpoint that it goes on from is removed, because it is done again.
 """
 
+import itertools
 import resource
 import sys
 import time
@@ -215,8 +216,11 @@ def read_starts(path: Path) -> list[Start]:
 
 
 def _read(path: Path, cls: type[T]) -> list[T]:
+    if not path.exists():
+        return []
+    whole = path.read_bytes().count(b"\n")  # a last line without its end is being written, or its writer was killed
     rows = []
-    for number, row in read_jsonl(path) if path.exists() else ():
+    for number, row in itertools.islice(read_jsonl(path), whole):
         try:
             rows.append(cls(**row))
         except TypeError as error:

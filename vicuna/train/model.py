@@ -95,7 +95,7 @@ def build(
     with world.one_fails_all_fail(f"loading {folder}"):
         source = _source(folder, model, config) if world.is_main else {}
     _fill(model, source, world, adapter_only=quantised)
-    attention.check(model, backend, world.device)
+    attention.check(model, objective, world.device, precision.dtype)
     if config.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)

@@ -2,16 +2,14 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from vicuna import manifest
 from vicuna.conversation import read_conversations
@@ -32,8 +30,6 @@ LEDGER = "left_out.jsonl"
 """A line for each sample that is not learnt, or that loses its end."""
 MOST_LOST = 0.5
 """Share of the samples that may be left out; where there are more, something is wrong with the settings."""
-MOST_PIECES = 100
-"""Pieces of one conversation, named NAME_NUMBER; more such names of one source are conversations with numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +91,23 @@ def _tokenised(path: str, recipe: Recipe, cache: Path) -> Path:
         facts: dict[str, Any] = {}
         with manifest.making(folder, KIND, parents=parents, config=settings, facts=facts) as part:
             facts |= _write(part, path, recipe)
-    for reason, count in {**facts["dropped"], "with their end cut off": facts["cut"]}.items():
-        if count:
-            logger.warning("%d of %d samples: %s (%s)", count, facts["samples"] + sum(facts["dropped"].values()), reason, folder / LEDGER)
+    _tell(path, folder, facts)
     return folder
+
+
+def _tell(path: str, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Log what was made and what was not."""
+    lost = sum(facts["dropped"].values())
+    logger.info(
+        "%s: %s samples, %s tokens, %.1f%% of them learnt: %s", path, f"{facts['samples']:,}", f"{facts['tokens']:,}",
+        100 * facts["targets"] / facts["tokens"], folder,
+    )  # fmt: skip
+    for reason, count in facts["dropped"].items():
+        logger.warning("%d of %d samples left out: %s", count, facts["samples"] + lost, reason)
+    if facts["cut"]:
+        logger.warning("%d of %d samples lost their end", facts["cut"], facts["samples"] + lost)
+    if lost or facts["cut"]:
+        logger.warning("they are listed in %s", folder / LEDGER)
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:
@@ -126,7 +135,7 @@ def _write(part: Path, path: str, recipe: Recipe) -> dict[str, Any]:
         writer = _Writer(part, files)
         for block in _watched(blocks(conversations, recipe)):
             writer.add(block)
-    facts = writer.finish() | {"dtype": recipe.dtype.str}
+    facts = {"samples": 0, "cut": 0, **writer.facts, "dtype": recipe.dtype.str}
     samples, lost = facts["samples"], sum(facts["dropped"].values())
     if not samples:
         raise InputError(f"{path} holds nothing to learn from ({facts['dropped'] or 'no conversations'})")
@@ -157,37 +166,33 @@ def _watched(made: Iterable[Block]) -> Iterator[Block]:
 
 
 class _Writer:
-    """Writes blocks into a folder as they come; keeps only some numbers for each sample."""
+    """Writes blocks into a folder as they come; keeps nothing but counts."""
 
     def __init__(self, folder: Path, files: contextlib.ExitStack) -> None:
         def opened(name: str) -> IO[bytes]:
             return files.enter_context(open(folder / name, "wb"))
 
-        self._folder = folder
-        self._ids, self._is_target, self._names = opened("ids.bin"), opened("is_target.bin"), opened("names.bin")
-        self._ledger = opened(LEDGER)
-        self._numbers: dict[str, list[npt.NDArray[Any]]] = {}
+        self._ids, self._is_target = opened("ids.bin"), opened("is_target.bin")
+        self._names, self._samples, self._ledger = opened("names.bin"), opened("samples.bin"), opened(LEDGER)
+        self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._conversations = self._cut = 0
 
     def add(self, block: Block) -> None:
         """Append a block."""
-        names = [name.encode() for name in block.names]
         self._ids.write(block.ids.data)
         self._is_target.write(block.is_target.data)
-        self._names.write(b"".join(names))
-        name_lengths = np.array([len(name) for name in names], np.int32)
-        for name, array in {
-            "lengths": block.lengths, "targets": block.targets, "name_lengths": name_lengths, "keys": block.keys
-        }.items():  # fmt: skip
-            self._numbers.setdefault(name, []).append(array)
+        self._names.write(block.names)
+        self._samples.write(block.samples.data)
         for lost in block.lost:
-            self._ledger.write((to_json({"id": lost.id, "source": lost.source, "reason": lost.reason}) + "\n").encode())
+            row = {"id": lost.id, "source": lost.source, "reason": lost.reason}
+            self._ledger.write((to_json(row) + "\n").encode())
         self._dropped.update(lost.reason for lost in block.lost if not lost.kept)
-        self._cut += sum(lost.kept for lost in block.lost)
-        self._conversations += block.conversations
+        self._counts.update(
+            conversations=block.conversations, samples=len(block.samples), tokens=len(block.ids),
+            targets=int(block.samples["targets"].sum()), cut=sum(lost.kept for lost in block.lost),
+        )  # fmt: skip
 
-    def finish(self) -> dict[str, Any]:
-        """Write what was kept; returns the counts."""
-        numbers = {name: np.concatenate(arrays) for name, arrays in self._numbers.items()}
-        ...
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The counts so far."""
+        return {**self._counts, "dropped": dict(self._dropped)}

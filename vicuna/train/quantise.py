@@ -14,6 +14,11 @@ from vicuna.models.load import quiet_transformers
 from vicuna.train.parallel import World
 
 
+def quiet_bitsandbytes() -> None:
+    """No warning at its import, which peft does too, of a missing kernel that only generating on a CPU would use."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def bitsandbytes(setting: str) -> Any:
     """The package bitsandbytes.
 
@@ -25,8 +30,7 @@ def bitsandbytes(setting: str) -> Any:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"{setting} needs the package bitsandbytes; install it with: pip install bitsandbytes")
-    # At its import it warns of a kernel for CPUs that only generating text would use.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     import bitsandbytes
 
     return bitsandbytes

@@ -15,16 +15,16 @@ from vicuna import manifest
 from vicuna.config import dump, to_dict
 from vicuna.errors import ConfigError
 from vicuna.files import write_text
-from vicuna.hardware import cpu_count, find_gpu
+from vicuna.hardware import cpu_count
 from vicuna.models.load import checkpoint_hash, fetch, load_model, load_settings, load_template, load_tokenizer
 from vicuna.prompt import Template
 from vicuna.prompt import template as named_template
 from vicuna.train import export, masks, report, trackers
 from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.config import TrainConfig
-from vicuna.train.dataset import Dataset, dataset_hash, open_data, prepare
+from vicuna.train.dataset import Dataset, dataset_hash
 from vicuna.train.feed import Feed
-from vicuna.train.forecast import Forecast, Load, forecast, out_of_memory, show
+from vicuna.train.forecast import Forecast, Load, forecast, out_of_memory, planned_on, show
 from vicuna.train.interval import Cadence
 from vicuna.train.launch import need_inputs
 from vicuna.train.loop import Loop
@@ -34,6 +34,7 @@ from vicuna.train.model import Objective, Precision, build, whole_tensors
 from vicuna.train.optim import learning_rate, make_optimizer
 from vicuna.train.packing import Plan, plan
 from vicuna.train.parallel import World, joined
+from vicuna.train.prepare import prepare
 from vicuna.train.rope import scale_positions
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,9 @@ class Run:
             prepared = None
             if world.is_local_main:
                 prepared = prepare(config.data, tokenizer, template, config.model.max_length, cache)
-        data, held_out = open_data(world.broadcast(prepared))
+        prepared = world.gather(prepared)[world.rank - world.local_rank]  # by this node's first rank
+        assert prepared is not None
+        data, held_out = prepared.open()
         return Inputs(base, tokenizer, template, data, held_out, parents)
 
     def _choose_template(self, base: Path, tokenizer: Any) -> Template:
@@ -196,8 +199,8 @@ class Run:
         )  # fmt: skip
         try:
             loop.run(position)
-            checkpoints.finish()
         finally:
+            checkpoints.finish()
             if progress:
                 progress.close()
         self._write_model(objective, inputs, position)
@@ -292,8 +295,7 @@ class Run:
             samples=len(learnt), tokens=int(lengths.sum()), targets=int(data.targets[learnt].sum()),
             squares=int((lengths**2).sum()), steps=len(steps), bins=sum(len(steps[step]) for step in range(len(steps))),
         )  # fmt: skip
-        gpu = find_gpu(config.launch.gpu or self._device_name())
-        expected = forecast(config, inputs.base, load, self.world.size, gpu)
+        expected = forecast(config, inputs.base, load, *planned_on(config, self.world))
         self._say(show(expected))
         return expected
 

@@ -31,6 +31,11 @@ BLOCK = 1000
 """Conversations that are tokenised together; all that a process holds at once."""
 WAITING = 3
 """Blocks for each process that are read before their results are taken."""
+SAMPLE = np.dtype(
+    [("tokens", "<i4"), ("targets", "<i4"), ("name", "<i4"), ("conversation", "<u8"), ("stem", "<u8"), ("place", "<u8")]
+)
+"""What is known of a sample: its tokens, those that are learnt, the bytes of its name, and hashes of its conversation's
+id, of the same without what marks a piece of a conversation, and of that together with its source."""
 _PIECE = re.compile(r"_\d+(?:\.\d+)?\Z")
 """What `vicuna.data` and FastChat add to a conversation's id where they cut it."""
 
@@ -59,7 +64,7 @@ class Lost:
     source: str
     reason: str
     kept: bool
-    """Only its end is lost."""
+    """The sample is learnt; only its end is lost."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,15 @@ class Block:
     """Samples end to end."""
 
     conversations: int
-    """Read for this block."""
+    """How many were read for it."""
     ids: npt.NDArray[Any]
     """Token ids of all samples, shape (T,)."""
     is_target: npt.NDArray[np.bool_]
     """Whether each is learnt, shape (T,)."""
-    lengths: npt.NDArray[np.int32]
-    """Tokens of each sample, shape (N,)."""
-    targets: npt.NDArray[np.int32]
-    """Learnt tokens of each sample, shape (N,)."""
-    names: list[str]
-    """Ids of the samples."""
-    keys: npt.NDArray[np.uint64]
-    """For each sample the hash of its conversation, of that as a piece of another, and of where that stood: (N, 3)."""
+    names: bytes
+    """Ids of all samples in UTF-8."""
+    samples: npt.NDArray[np.void]
+    """A `SAMPLE` for each, shape (N,)."""
     lost: list[Lost]
 
 
@@ -104,25 +105,26 @@ class Sampler:
             InputError: one is no valid conversation.
             TemplateError: the template cannot say one.
         """
-        made: list[tuple[str, Tokens, tuple[int, int, int]]] = []
+        made: list[Tokens] = []
+        names: list[bytes] = []
+        rows: list[tuple[int, ...]] = []
         lost: list[Lost] = []
         for conversation in conversations:
-            keys = _keys(conversation)
-            for name, tokens in self._samples(conversation):
-                fitted, reason = self._fit(tokens)
+            hashes = _hashes(conversation)
+            for name, whole in self._samples(conversation):
+                tokens, reason = self._fit(whole)
                 if reason:
-                    lost.append(Lost(name, conversation.source, reason, fitted is not None))
-                if fitted is not None:
-                    made.append((name, fitted, keys))
-        all_tokens = [tokens for _, tokens, _ in made]
+                    lost.append(Lost(name, conversation.source, reason, tokens is not None))
+                if tokens is not None:
+                    made.append(tokens)
+                    names.append(name.encode())
+                    rows.append((len(tokens.ids), _targets(tokens), len(names[-1]), *hashes))
         return Block(
             conversations=len(conversations),
-            ids=_joined([each.ids for each in all_tokens], self._recipe.dtype),
-            is_target=_joined([each.is_target for each in all_tokens], np.dtype(np.bool_)),
-            lengths=np.array([len(each.ids) for each in all_tokens], np.int32),
-            targets=np.array([_targets(each) for each in all_tokens], np.int32),
-            names=[name for name, _, _ in made],
-            keys=np.array([keys for _, _, keys in made], np.uint64).reshape(-1, 3),
+            ids=_joined([each.ids for each in made], self._recipe.dtype),
+            is_target=_joined([each.is_target for each in made], np.dtype(np.bool_)),
+            names=b"".join(names),
+            samples=np.array(rows, SAMPLE),
             lost=lost,
         )
 
@@ -131,9 +133,9 @@ class Sampler:
             yield from self._texts(conversation)
             return
         if reasons := problems(conversation):
-            raise InputError(
-                f"{conversation.source} ({conversation.id}): {reasons[0]}; clean it with vicuna.data first"
-            )
+            name, source = conversation.id, conversation.source
+            where = name if source in ("", name) else f"{source} ({name})"
+            raise InputError(f"{where}: {reasons[0]}; clean it with vicuna.data first")
         for each in _rounds(conversation) if self._recipe.data.rounds == "single" else [conversation]:
             yield each.id, self._encoder(each)
 
@@ -159,7 +161,7 @@ class Sampler:
 
 
 def _targets(tokens: Tokens) -> int:
-    """Tokens that are learnt; the first has nothing before it."""
+    """Tokens that are learnt; never the first, which has nothing before it."""
     return int(np.count_nonzero(tokens.is_target[1:]))
 
 
@@ -174,8 +176,8 @@ def _rounds(conversation: Conversation) -> Iterator[Conversation]:
         yield replace(conversation, id=f"{conversation.id}_{2 * i}", messages=(*system, *pair))
 
 
-def _keys(conversation: Conversation) -> tuple[int, int, int]:
-    """See `Block.keys`. A record without an id is named by its place, which may change, so its text stands for it."""
+def _hashes(conversation: Conversation) -> tuple[int, int, int]:
+    """See `SAMPLE`. A record without an id is named by its place, which may change, so its text stands for it."""
     name = conversation.id
     if name == conversation.source:
         name = "\n".join(message.content for message in conversation.messages)

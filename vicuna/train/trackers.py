@@ -1,5 +1,6 @@
 """Trackers that follow a run, by accelerate: TensorBoard or Weights & Biases."""
 
+import importlib
 import importlib.util
 import secrets
 from collections.abc import Mapping
@@ -61,8 +62,8 @@ def open_tracker(config: TrackConfig, out: Path, settings: Mapping[str, Any], do
 
     PartialState()  # accelerate's trackers log through it
     if kind == "tensorboard":
-        return Tracker(_tensorboard(out, done, _flat(settings)))
-    return Tracker(_wandb(config.project, out, _flat(settings)))
+        return Tracker(_tensorboard(out, done, leaves(settings)))
+    return Tracker(_wandb(config.project, out, leaves(settings)))
 
 
 def _tensorboard(out: Path, done: int, settings: Mapping[str, Any]) -> Any:
@@ -77,9 +78,9 @@ def _tensorboard(out: Path, done: int, settings: Mapping[str, Any]) -> Any:
 
 
 def _wandb(project: str, out: Path, settings: Mapping[str, Any]) -> Any:
-    import wandb
     from accelerate.tracking import WandBTracker
 
+    wandb: Any = importlib.import_module("wandb")  # typed only where it is installed
     place = out / "wandb.id"
     if not place.exists():
         write_text(place, secrets.token_hex(8))
@@ -97,12 +98,12 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of the settings by their dotted names, lists as text."""
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{name}.")
+            found |= leaves(value, f"{prefix}{name}.")
         else:
-            leaves[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return leaves
+            found[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found

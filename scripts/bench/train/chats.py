@@ -19,7 +19,7 @@ MEDIAN, SIGMA = 150, 0.9
 """Words in a conversation are log-normal: about 330 LLaMA tokens in the middle, 4% over 2,048."""
 NEW = 0.02
 """Share of words that are made up on the spot."""
-_SYLLABLES = "ba be bi bo ca ce da de di do fa fi ga go ha he ka ke la le li lo ma me mi mo na ne no pa pe ra re".split()
+_SYLLABLES = [start + vowel for start in "bcdfghklmnprst" for vowel in "aeio"]
 
 
 def sentences() -> list[str]:
@@ -47,10 +47,9 @@ def conversations(count: int, seed: int = 0) -> Iterator[dict[str, object]]:
 
 
 def write(path: Path, count: int, seed: int = 0) -> None:
-    """Conversations as JSON Lines, which we read, and as one JSON array, which FastChat reads."""
-    rows = list(conversations(count, seed))
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    """Conversations as JSON Lines."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in conversations(count, seed))
 
 
 def _text(draw: random.Random, pool: list[str], words: float) -> str:
