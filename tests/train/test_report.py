@@ -1,6 +1,5 @@
 """The page of a run: made from its files alone, finished or not, and fit to be shown."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -49,9 +48,7 @@ def spell_out(folder: Path) -> None:
     samples = [
         Shown(f"chat-{n}", "drawn", 700 if n == 3 else 4, 2, found * (120 if n == 3 else 1), []) for n in range(8)
     ]
-    learnt = Learnt(120, 9000, 6000, {"longer than 2048 tokens": 3}, 0, samples)
-    tree = vars(learnt) | {"shown": [masks._tree(each) for each in samples]}
-    write_text(folder / "data.json", json.dumps(tree))
+    masks.store(folder / "data.json", Learnt(120, 9000, 6000, {"longer than 2048 tokens": 3}, 0, samples))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicuna.config import load
@@ -214,6 +214,7 @@ def test_a_line_that_cannot_be_translated_says_why(line, says):
 FLAGS = README.partition(".py ")[2]
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.permutations(FLAGS.split(" --")), st.booleans(), st.booleans())
 def test_order_dashes_and_equals_signs_make_no_difference(parts, dashes, equals):
     words = []

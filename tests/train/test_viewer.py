@@ -102,14 +102,15 @@ def test_the_choice_has_the_extremes_and_is_the_same_for_the_same_seed(samples, 
     assert len(chosen) == min(masks.SHOWN, len(samples))
     longest, *_ = chosen
     assert lengths[longest] == lengths.max()
-    assert {targets.min(), (targets / lengths).min()} <= {*targets[list(chosen)], *(targets / lengths)[list(chosen)]}
+    for values in (targets, targets / lengths):
+        assert values[list(chosen)].min() == values.min()
     assert chosen == choose(lengths, targets, seed)
 
 
 def test_what_the_run_writes_reads_back_with_the_totals_of_its_data(tmp_path):
     tokenizer = TOKENIZERS["metaspace"]
     chats = [
-        Conversation(f"c{n}", (Message("user", "What is 世界?"), Message("assistant", "world " * (n + 1))))
+        Conversation(f"c{n}", (Message("user", "What is 世界?"), Message("assistant", " ".join(["world"] * (n + 1)))))
         for n in range(30)
     ]
     write_conversations(tmp_path / "chats.jsonl", [*chats, Conversation("long", (*chats[0].messages * 90,))])

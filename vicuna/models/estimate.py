@@ -4,6 +4,7 @@ Numbers of parameters come from the model itself, built without weights, and wha
 arithmetic, and each part of it says from where.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -213,10 +214,19 @@ def _share(parameter: torch.Tensor, ranks: int) -> int:
 
 
 def _passing(seen: Trace, way: Way) -> tuple[int, int]:
-    """Bytes kept for the backward pass, and needed in that of one layer; recomputed layers keep what enters them."""
-    again = [size for number, size in enumerate(seen.layers) if way.recompute and number % way.recompute == 0]
-    kept = seen.outside + sum(seen.layers) - sum(again) + len(again) * seen.hidden
-    return kept, seen.backward + max(again, default=0)
+    """Bytes kept for the backward pass, and what its fullest layer needs beyond them.
+
+    A recomputed layer keeps what enters it. The backward pass goes from the last layer to the first: in each of them
+    all of that layer is there, and of those before it what they keep.
+    """
+    again = [way.recompute > 0 and number % way.recompute == 0 for number in range(len(seen.layers))]
+    keeps = [seen.hidden if recomputed else size for recomputed, size in zip(again, seen.layers, strict=True)]
+    before = [0, *itertools.accumulate(keeps)]
+    fullest = max(
+        before[number] + seen.layers[number] + (seen.hidden if recomputed else 0)
+        for number, recomputed in enumerate(again)
+    )
+    return seen.outside + sum(keeps), fullest - sum(keeps) + seen.backward
 
 
 def _frozen_matrices(layer: nn.Module) -> list[torch.Tensor]:

@@ -119,13 +119,14 @@ def _tokenizer_class(folder: Path) -> Any:
     return AutoTokenizer
 
 
-def load_model(path: str | Path, dtype: Any, device: Any) -> Any:
+def load_model(path: str | Path, dtype: Any, device: Any, **options: Any) -> Any:
     """The causal language model in a folder, on `device` and in evaluation mode.
 
     Args:
         path: folder with config.json and weights; one with a manifest must match it in its file list.
         dtype: torch dtype of the parameters.
         device: torch device.
+        options: more for transformers' `from_pretrained`.
 
     Raises:
         InputError: no such folder, no weights, or not a causal language model that can be read.
@@ -141,6 +142,7 @@ def load_model(path: str | Path, dtype: Any, device: Any) -> Any:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=dtype, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below
+            **options,
         )  # fmt: skip
     _need_all_tensors(path, info)
     return model.to(device).eval()

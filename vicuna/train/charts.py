@@ -19,8 +19,8 @@ _GREY = "#808892"
 
 
 def window(count: int) -> int:
-    """Steps that a smoothed curve takes the mean of: a fiftieth of the run."""
-    return max(1, count // 50)
+    """Steps that a smoothed curve takes the mean of: a thirtieth of the run."""
+    return max(1, count // 30)
 
 
 def smooth(values: Curve, weights: Curve, width: int) -> Curve:
@@ -51,7 +51,7 @@ def loss(rows: Sequence[Row], held_out: Sequence[HeldOut], starts: Sequence[Star
         _breaks(axes, starts)
         return _named(drawing, axes, "loss, nats per target token")
 
-    caption = f"Loss on target tokens. Faint: each step; line: mean of {_steps(window(len(rows)))}."
+    caption = f"Loss on target tokens{_smoothing(len(rows))}."
     if held_out:
         caption += " Held out: conversations that are never learnt; rising while training falls means overfitting."
     if _epoch_ends(epochs, starts):
@@ -73,7 +73,7 @@ def throughput(rows: Sequence[Row], starts: Sequence[Start]) -> str:
         _breaks(axes, starts)
         return _named(drawing, axes, "tokens per second, all ranks")
 
-    caption = f"Speed of the steps themselves, mean of {_steps(window(len(rows)))}."
+    caption = f"Speed of the steps themselves{_smoothing(len(rows))}."
     if len(starts) > 1:
         caption += " Dashed: the run was stopped and went on from a checkpoint."
     return page.themed(draw, (FULL, PHONE), caption)
@@ -137,7 +137,7 @@ def memory(rows: Sequence[Row], device: str) -> str:
             axes.axhline(limit, color=_GREY, linewidth=1, linestyle="--")
         axes.set_ylim(0, 1.12 * max(limit, float(held.max()) / 1e9))
 
-    where = f"of its GPU; dashed: all that it has, {gpu.memory / 1e9:.0f} GB" if gpu else "of its process so far"
+    where = f"of its GPU; dashed: all that it has, {gpu.memory / 1e9:.0f} GB" if gpu else "of its process"
     return _half(draw, "memory, GB", f"Most memory that rank 0 held: {held.max() / 1e9:.1f} GB {where}.")
 
 
@@ -223,5 +223,6 @@ def _thousands(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
-def _steps(count: int) -> str:
-    return "one step" if count == 1 else f"{count} steps"
+def _smoothing(count: int) -> str:
+    """For captions: what is faint and what is the line; nothing where they are the same."""
+    return f"; faint: each step, line: mean of {window(count)} steps" if window(count) > 1 else ""

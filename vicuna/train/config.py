@@ -132,7 +132,7 @@ class LoraConfig:
 class RopeConfig:
     """Context beyond the base model's, by scaled rotary positions."""
 
-    kind: Literal["none", "linear", "dynamic", "yarn"] = "none"
+    kind: Literal["none", "linear", "yarn"] = "none"
     """none: the base model's own positions; the others are transformers' `rope_type`s."""
     factor: float = 1.0
     """The context grows by this factor."""

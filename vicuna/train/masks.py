@@ -85,11 +85,16 @@ def write(path: Path, data: Dataset, tokenizer: Any, seed: int) -> None:
     chosen = choose(data.lengths, data.targets, seed)
     shown = [_spelled(data[index], why, tokenizer) for index, why in chosen.items()]
     found = Learnt(len(data), data.tokens, data.target_tokens, dict(data.dropped), data.cut, shown)
-    write_text(path, to_json(vars(found) | {"shown": [_tree(each) for each in shown]}) + "\n")
+    store(path, found)
+
+
+def store(path: Path, found: Learnt) -> None:
+    """Write what `read` reads."""
+    write_text(path, to_json(vars(found) | {"shown": [_tree(each) for each in found.shown]}) + "\n")
 
 
 def read(path: Path) -> Learnt:
-    """What `write` wrote."""
+    """What a run learns from, as it wrote it."""
     tree = read_json(path)
     return Learnt(**tree | {"shown": [_from_tree(each) for each in tree["shown"]]})
 

@@ -95,7 +95,7 @@ def build(
     with world.one_fails_all_fail(f"loading {folder}"):
         source = _source(folder, model, config) if world.is_main else {}
     _fill(model, source, world, adapter_only=quantised)
-    attention.check(model, objective, world.device, precision.dtype)
+    attention.check(model, backend, objective, world.device, precision.dtype)
     if config.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
@@ -165,7 +165,9 @@ def _skeleton(settings: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(settings, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    model.tie_weights()  # which meta parameters of accelerate's undo
+    return model
 
 
 def _recompute(model: Any, every: int) -> None:
@@ -207,6 +209,7 @@ def _materialise(objective: Objective, device: torch.device) -> None:
     """Give parameters memory on the device, and bring the buffers there."""
     buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
     objective.to_empty(device=device)
+    objective.model.tie_weights()
     for name, buffer in objective.named_buffers():
         buffer.copy_(buffers[name])
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from vicuna.errors import ConfigError
+from vicuna.models.load import load_model
 from vicuna.models.load import quiet_transformers
 from vicuna.train.parallel import World
 
@@ -49,19 +50,18 @@ def load_in_4bit(path: str | Path, dtype: torch.dtype, device: torch.device, mod
 
     Raises:
         ConfigError: bitsandbytes is not installed.
+        InputError, IncompleteError: the folder's model cannot be read.
 
     Source: Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3.
     """
     bitsandbytes("lora.kind qlora")
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
-    quiet_transformers()
     four = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path), config=model_config, dtype=dtype, quantization_config=four, device_map={"": device},
-        local_files_only=True,
+    model = load_model(
+        path, dtype, device, config=model_config, quantization_config=four, device_map={"": device}
     )  # fmt: skip
     return model.requires_grad_(False)
 

@@ -63,7 +63,7 @@ def main(config: ReportConfig) -> None:
     print(write(Path(config.run)))
 
 
-def write(folder: Path, price: float = 0.0) -> Path:
+def write(folder: Path) -> Path:
     """Write `report.html` into a run's folder.
 
     Raises:

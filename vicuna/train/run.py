@@ -277,7 +277,7 @@ class Run:
     def _finish(self, position: Position) -> None:
         """What is left to do when the model is written: the page, and no checkpoints any more."""
         if self.world.is_main:
-            page = report.write(self.out, self.config.track.price)
+            page = report.write(self.out)
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             print(
                 f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: "

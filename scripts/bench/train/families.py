@@ -94,15 +94,18 @@ def convert(name: str, source: str, out: str) -> None:
 
 
 def _save(backend: Any, out: Path, bos: str | None, eos: str, unk: str | None = None) -> None:
+    """A folder that transformers 4 and 5 read alike."""
     from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
 
     if bos is not None:
         opening = [(bos, backend.token_to_id(bos))]
         backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=opening)
+    out.mkdir(parents=True, exist_ok=True)
+    backend.save(str(out / "tokenizer.json"))
     names = {"bos_token": bos, "eos_token": eos, "unk_token": unk}
     given = {key: value for key, value in names.items() if value is not None}
-    PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **given).save_pretrained(out)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **given}
+    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ trained ones
@@ -111,7 +114,6 @@ def trained(folder: Path, sentences: list[str]) -> Iterator[tuple[str, Path]]:
     for name, make in TRAINED.items():
         out = folder / name.replace(" ", "-")
         if not (out / "tokenizer_config.json").exists():
-            out.mkdir(parents=True, exist_ok=True)
             make(sentences, out)
         yield name, out
 
