@@ -13,10 +13,12 @@ from torch import nn
 from tests.train.test_checkpoint import RUN, alone, copied, fresh, same, small_disk, step, stored
 from vicuna import manifest
 from vicuna.errors import VicunaError
+from vicuna.train.adamw8bit import AdamW8bit
 from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.config import CheckpointConfig
 from vicuna.train.interval import FIRST, Cadence
-from vicuna.train.parallel import World, free_port, joined
+from vicuna.train.launch import free_port
+from vicuna.train.parallel import World, joined
 
 
 def opened(folder: Path, world: World, run: dict = RUN) -> Checkpoints:
@@ -30,6 +32,10 @@ def sharded() -> tuple[nn.Module, torch.optim.Optimizer]:
     fully_shard(net.hidden)
     fully_shard(net)
     return net, torch.optim.AdamW(net.parameters(), lr=1e-2, fused=True)
+
+
+def in_bytes(net: nn.Module) -> torch.optim.Optimizer:
+    return AdamW8bit([{"params": list(net.parameters()), "weight_decay": 0.0}], 1e-2, (0.9, 0.99))
 
 
 def raised(work, *arguments) -> str:
@@ -75,6 +81,20 @@ def two_ranks_replicate(world: World, folder: Path) -> dict:
     other, moved = fresh(seed=1)
     opened(folder / "replicated", world).restore(other, moved)
     return {"saved": copied(net, optimizer), "restored": copied(other, moved)}
+
+
+def two_ranks_in_eight_bits(world: World, folder: Path) -> dict:
+    """Moments in bytes, with scales that are split like the rows of the weights; 5 rows on two ranks."""
+    from torch.distributed.fsdp import fully_shard
+
+    net = fully_shard(nn.Linear(512, 5))
+    optimizer = in_bytes(net)
+    net(torch.randn(4, 512)).square().sum().backward()
+    optimizer.step()
+    checkpoints = opened(folder / "bytes", world)
+    checkpoints.save(Position(1), net, optimizer)
+    checkpoints.finish()
+    return {"saved": copied(net, optimizer)}
 
 
 def two_ranks_fail(world: World, folder: Path) -> dict:
@@ -126,7 +146,10 @@ def one_of_two_dies(world: World, folder: Path) -> dict:
     return {"told": raised(checkpoints.finish)}
 
 
-SCENES = (two_ranks_save, two_ranks_replicate, two_ranks_fail, two_ranks_take_over, two_ranks_plan, one_of_two_dies)
+SCENES = (
+    two_ranks_save, two_ranks_replicate, two_ranks_in_eight_bits, two_ranks_fail, two_ranks_take_over, two_ranks_plan,
+    one_of_two_dies,
+)  # fmt: skip
 
 
 def act(rank: int, port: int, folder: Path) -> None:
@@ -186,6 +209,16 @@ def test_two_ranks_take_over_what_one_left(played):
         assert torch.equal(each["draw"], each["again"])
     assert torch.equal(first["draw"], torch.rand(3)), "the first rank's random numbers go on"
     assert not torch.equal(first["draw"], second["draw"]), "the new rank has its own"
+
+
+def test_moments_in_bytes_go_to_another_number_of_ranks(played):
+    results, folder = played
+    net = nn.Linear(512, 5)
+    optimizer = in_bytes(net)
+    assert alone(folder / "bytes").restore(net, optimizer) == Position(1)
+    found = copied(net, optimizer)
+    assert found["optimizer.exp_avg.weight"].dtype == torch.uint8
+    assert same(found, results[two_ranks_in_eight_bits, 1]["saved"])
 
 
 def test_what_every_rank_holds_is_written_once(played):

@@ -4,13 +4,14 @@ import sys
 
 from vicuna.command import Command, dispatch, run
 from vicuna.hardware import share_cores
-from vicuna.train.config import InitConfig, TokenizerConfig, TrainConfig
+from vicuna.train.config import InitConfig, ReportConfig, TokenizerConfig, TrainConfig
 
 PROG = "python -m vicuna.train"
 COMMANDS = {
     "run": Command("vicuna.train.__main__:train", "train or fine-tune a model (what happens without a command too)"),
     "tokenizer": Command("vicuna.train.__main__:tokenizer", "train a BPE tokenizer on conversations"),
     "init": Command("vicuna.train.__main__:init", "make a LLaMA with random weights"),
+    "report": Command("vicuna.train.__main__:report", "write the page of a run, finished or not"),
     "translate": Command("vicuna.train.translate:main", "a command line of FastChat's trainer → one of ours"),
 }
 
@@ -38,6 +39,11 @@ def init(argv: list[str]) -> int:
     return run(InitConfig, _init, argv, f"{PROG} init")
 
 
+def report(argv: list[str]) -> int:
+    """The `report` command."""
+    return run(ReportConfig, _report, argv, f"{PROG} report")
+
+
 # The work is imported only after the settings are known to be right: help and mistakes answer at once.
 def _train(config: TrainConfig, argv: list[str]) -> int:
     share_cores()
@@ -54,6 +60,12 @@ def _tokenizer(config: TokenizerConfig) -> None:
 
 def _init(config: InitConfig) -> None:
     from vicuna.train.init import main as work
+
+    work(config)
+
+
+def _report(config: ReportConfig) -> None:
+    from vicuna.train.report import main as work
 
     work(config)
 

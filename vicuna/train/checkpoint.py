@@ -5,8 +5,6 @@ up. What is found at the next start, all ranks have agreed on.
 """
 
 import contextlib
-import hashlib
-import io
 import json
 import logging
 import os
@@ -14,7 +12,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
@@ -31,6 +29,7 @@ from vicuna.errors import InputError, VicunaError
 from vicuna.files import read_json, sha256_file, write_failure, write_json
 from vicuna.train import state as states
 from vicuna.train.parallel import World
+from vicuna.train.verified import VerifiedFiles
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -168,8 +167,8 @@ class Checkpoints:
 
     def _write_files(self, part: Path, state: dict[str, Any]) -> dict[str, str]:
         """Write every rank's files; name → SHA-256 of all of them."""
-        writer: Any = FileSystemWriter(part, sync_files=False)  # `_Files` does
-        writer.fs = _Files()
+        writer: Any = FileSystemWriter(part, sync_files=False)  # `VerifiedFiles` does
+        writer.fs = VerifiedFiles()
         save_parts(state, storage_writer=writer, process_group=self._world.group, no_dist=self._world.size == 1)
         return {name: digest for found in self._world.gather(writer.fs.hashes) for name, digest in found.items()}
 
@@ -233,7 +232,7 @@ class Checkpoints:
 
     def _load(self, path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Position:
         reader: Any = FileSystemReader(path)
-        reader.fs = _Files()
+        reader.fs = VerifiedFiles()
         stored = reader.read_metadata().state_dict_metadata
         state = states.like(stored, model, optimizer) | states.stored_random_numbers(stored, self._world)
         with self._one_end(f"cannot read {path}", path):
@@ -272,54 +271,6 @@ class _Aside(World):
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value, group=self.group)
         return found
-
-
-class _Files(FileSystem):
-    """The files of torch.distributed.checkpoint: on the disk and read back before they count, and none hidden.
-
-    Manifests pass over hidden files, so what it calls `.metadata` is `metadata` here.
-    """
-
-    def __init__(self) -> None:
-        self.hashes: dict[str, str] = {}  # name of a finished file → SHA-256 of what it was given
-
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> Path:
-        return Path(path) / suffix.removeprefix(".")
-
-    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        super().rename(path, new_path)
-        self.hashes[Path(new_path).name] = self.hashes.pop(Path(path).name)
-
-    @contextlib.contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        if mode != "wb":
-            with super().create_stream(path, mode) as stream:
-                yield stream
-            return
-        raw = _Hashed(path)
-        with io.BufferedWriter(raw) as buffer:
-            yield buffer
-        if sha256_file(Path(path)) != raw.digest.hexdigest():
-            raise InputError(f"{path} does not read back as it was written; check the disk")
-        self.hashes[Path(path).name] = raw.digest.hexdigest()
-
-
-class _Hashed(io.FileIO):
-    """A file for writing that knows the hash of what it was given, and is on the disk itself when it is closed."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.digest = hashlib.sha256()
-        super().__init__(path, "w")
-
-    def write(self, data: Any, /) -> int:
-        taken = super().write(data)
-        self.digest.update(memoryview(data)[:taken])
-        return taken
-
-    def close(self) -> None:
-        if not self.closed:
-            os.fsync(self.fileno())
-        super().close()
 
 
 def _remove(folder: Path) -> None:

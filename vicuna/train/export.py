@@ -71,7 +71,7 @@ class Writer:
 
 @contextlib.contextmanager
 def making(world: World, folder: Path, kind: str, **identity: Any) -> Iterator[Path | None]:
-    """`manifest.making` on rank 0, whose failure is every rank's; the block gets the folder there, and None elsewhere."""
+    """`manifest.making` on rank 0, where the block gets the folder; a failure there is every rank's."""
     with world.one_fails_all_fail(f"writing {folder}"):
         if not world.is_main:
             yield None

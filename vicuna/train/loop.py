@@ -55,9 +55,10 @@ def train_step(
         the weights were left as they were.
     """
     total = torch.zeros((), device=world.device)
+    averaged = world.size if objective.is_sharded else 1  # FSDP takes the mean of the ranks' gradients; undo it
     for batch in batches:
         loss = objective(batch)
-        (loss / targets).backward()  # adds up over passes, and over ranks where weights are sharded
+        (loss * averaged / targets).backward()
         total += loss.detach()
     learning = [each for each in objective.parameters() if each.requires_grad]
     if not objective.is_sharded:

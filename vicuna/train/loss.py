@@ -13,9 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from vicuna.errors import InputError
 
-LOGITS = {"cpu": 2**24, "cuda": 2**26}
+LOGITS = {"cpu": 2**23, "cuda": 2**26}
 """Most logits held at once, rows times vocabulary. More save no time on a CPU (scripts/bench/train/linear_ce.py); a GPU
 likes large products, and has a quarter of a gigabyte for them."""
+BLOCK = 4096
+"""Words whose gradient is computed at once where it has to be widened."""
 _CHANGED = re.compile(r"logits?_scal|logits?_soft_?cap|lm_head_multiplier|output_multiplier")
 """Settings of models whose logits are not just the output matrix times the hidden state."""
 
@@ -95,10 +97,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         by_hidden, by_weight, by_bias = (learning and need for need in ctx.needs_input_grad[:3])
-        of_hidden = torch.empty_like(hidden) if by_hidden else None
-        of_weight = of_bias = None
-        total = hidden.new_zeros((), dtype=wide)
         parts = _parts(len(hidden), rows)
+        of_hidden = torch.empty_like(hidden) if by_hidden else None
+        of_weight = torch.zeros_like(weight, dtype=wide) if by_weight and len(parts) > 1 else None
+        of_bias = None
+        total = hidden.new_zeros((), dtype=wide)
         for part in parts:
             logp = torch.log_softmax(F.linear(hidden[part], matrix, offset), dim=-1, dtype=wide)
             total -= logp.gather(1, targets[part, None]).sum()
@@ -106,16 +109,20 @@ class LinearCrossEntropy(torch.autograd.Function):
             if of_hidden is not None:
                 torch.mm(slope, matrix, out=of_hidden[part])
             if by_weight:
-                of_weight = _plus(of_weight, slope.t(), hidden[part], wide if len(parts) > 1 else hidden.dtype)
+                of_weight = _plus(of_weight, slope.t(), hidden[part])
             if by_bias:
                 of_bias = slope.sum(0, dtype=wide) + (0 if of_bias is None else of_bias)
-        ctx.save_for_backward(of_hidden, _as(of_weight, weight), _as(of_bias, bias))
+            del logp, slope  # before the next logits are made
+        ctx.gradients = of_hidden, _as(of_weight, weight), _as(of_bias, bias)
         return total
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """In place, so that there is no second copy; autograd refuses a second pass through the same loss."""
-        return *(each if each is None else each.mul_(slope) for each in ctx.saved_tensors), None, None, None
+        """In place and once, so that the gradients are never there twice."""
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were given away by an earlier backward pass")
+        gradients, ctx.gradients = ctx.gradients, None
+        return *(each if each is None else each.mul_(slope) for each in gradients), None, None, None
 
 
 def _parts(count: int, most: int) -> list[slice]:
@@ -130,13 +137,15 @@ def _slope(logp: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return slope.scatter_add_(1, targets[:, None], slope.new_full((len(targets), 1), -1.0))
 
 
-def _plus(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """total + left @ right, added up in `dtype`."""
+def _plus(total: torch.Tensor | None, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """total + left @ right, in the place of `total`."""
     if total is None:
-        return (left @ right).to(dtype)
-    if left.dtype == dtype:
+        return left @ right
+    if total.dtype == left.dtype:
         return total.addmm_(left, right)
-    return total.add_(left @ right)
+    for some, its in zip(total.split(BLOCK), left.split(BLOCK), strict=True):  # the product is never there as a whole
+        some += its @ right
+    return total
 
 
 def _as(gradient: torch.Tensor | None, parameter: torch.Tensor | None) -> torch.Tensor | None:

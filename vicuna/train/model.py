@@ -1,4 +1,4 @@
-"""The model that learns: built empty, split over the ranks, filled tensor by tensor, so that no GPU ever holds it whole."""
+"""The model that learns: built empty, split over the ranks, filled tensor by tensor; no GPU ever holds it whole."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vicuna.errors import ConfigError, InputError
@@ -96,6 +97,8 @@ def build(
         source = _source(folder, model, config) if world.is_main else {}
     _fill(model, source, world, adapter_only=quantised)
     attention.check(model, backend, objective, world.device, precision.dtype)
+    if isinstance(objective, FSDPModule):
+        objective.reshard()  # a pass without gradients leaves the root's weights gathered; no optimiser may see those
     if config.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
@@ -125,19 +128,19 @@ def decoder_layers(model: Any) -> list[nn.Module]:
 
 
 def whole_tensors(
-    model: Any, device: torch.device, only: Callable[[str], bool] = lambda name: True
+    model: Any, device: torch.device, only: Callable[[str], bool] | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Each stored tensor of a model in main memory, gathered from the ranks one at a time; every rank must take all.
 
     Args:
         model: its tied weights come once, under the name that transformers reads them by.
         device: where ranks exchange tensors.
-        only: name → whether it is wanted.
+        only: name → whether it is wanted; None wants all.
     """
     once = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(once)
     for name, value in model.state_dict().items():
-        if name not in tied and only(name):
+        if name not in tied and (only is None or only(name)):
             yield name, _whole(value, device).cpu()
 
 
@@ -154,8 +157,8 @@ def _check_context(settings: Any, config: TrainConfig, folder: Path) -> None:
     limit = settings.max_position_embeddings
     if config.model.max_length > limit:
         raise ConfigError(
-            f"model.max_length is {config.model.max_length}, and {folder} has {limit} positions; lower it, or scale the "
-            "positions with --rope.kind and --rope.factor"
+            f"model.max_length is {config.model.max_length}, and {folder} has {limit} positions; lower it, or scale "
+            "the positions with --rope.kind and --rope.factor"
         )
 
 
@@ -184,12 +187,9 @@ def _recompute(model: Any, every: int) -> None:
 
 
 def _shard(objective: Objective, config: TrainConfig, world: World) -> None:
-    """Split the weights over the ranks: each decoder layer is gathered for itself, the rest with the root.
-
-    Gradients are summed over the ranks in float32; the loss divides by the number of targets of all of them.
-    """
+    """Split the weights over the ranks: each decoder layer is gathered for itself, the rest with the root."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     how: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.size,)),
@@ -199,9 +199,6 @@ def _shard(objective: Objective, config: TrainConfig, world: World) -> None:
     for layer in decoder_layers(objective.model):
         fully_shard(layer, reshard_after_forward=config.parallel.reshard, **how)
     fully_shard(objective, **how)
-    for module in objective.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # FSDP's default is the mean over ranks
     objective.is_sharded = True
 
 

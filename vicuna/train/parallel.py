@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from vicuna.errors import VicunaError
 
 T = TypeVar("T")
-BACKENDS = {"cpu": "cpu:gloo", "cuda": "cpu:gloo,cuda:nccl"}
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """What carries tensors between ranks, by device; gloo is beside nccl for state in main memory."""
 
 
@@ -128,11 +127,3 @@ def joined(device: str, timeout: float, *, alone_too: bool) -> Iterator[World]:
     finally:
         _CONTROL.clear()
         dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """A TCP port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

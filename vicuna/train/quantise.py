@@ -11,7 +11,6 @@ import torch.distributed as dist
 
 from vicuna.errors import ConfigError
 from vicuna.models.load import load_model
-from vicuna.models.load import quiet_transformers
 from vicuna.train.parallel import World
 
 

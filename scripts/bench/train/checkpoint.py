@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import measure
 
 from vicuna.train.checkpoint import Checkpoints, Position
-from vicuna.train.parallel import World, free_port, joined
+from vicuna.train.launch import free_port
+from vicuna.train.parallel import World, joined
 
 BAR = 0.05
 """Share of the synchronous save's time that training may stand for the asynchronous one."""
