@@ -219,6 +219,13 @@ def test_other_data_or_settings_have_tokens_of_their_own(tmp_path, tokenizer):
     assert all(manifest.verify(folder).kind == "tokens" for folder in folders)
 
 
+def test_what_a_killed_start_left_is_removed(tmp_path, tokenizer):
+    left = tmp_path / "tokens" / ".0123456789abcdef.partial"
+    left.mkdir(parents=True)
+    made = prepared(tmp_path, conversations(5), tokenizer)
+    assert {each.name for each in (tmp_path / "tokens").iterdir()} == {".lock", made.learnt.name}
+
+
 def test_a_damaged_folder_is_not_used(tmp_path, tokenizer):
     made = prepared(tmp_path, conversations(5), tokenizer)
     os.truncate(made.learnt / "ids.bin", 10)

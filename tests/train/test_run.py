@@ -107,14 +107,14 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(world, finished, tm
 
 
 def test_checkpoints_of_other_settings_are_refused_by_name(world, tmp_path):
-    interrupt(world, tmp_path, 5)
+    interrupt(world, tmp_path, 5, checkpoint={"asynchronous": False})
     with pytest.raises(VicunaError, match=r"another optim.lr"):
         runs.train(world, tmp_path, optim={"lr": 1e-3})
 
 
 def test_a_run_may_go_on_with_other_means(world, tmp_path, capsys):
     """Recomputation, sharding, threads and the interval of checkpoints are not what a run is."""
-    interrupt(world, tmp_path, 5)
+    interrupt(world, tmp_path, 5, checkpoint={"asynchronous": False})
     runs.train(world, tmp_path, gradient_checkpointing=2, parallel={"shard": "on"}, checkpoint={"every": 5})
     assert "going on after step 3" in capsys.readouterr().out
 

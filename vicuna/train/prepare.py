@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def _locked(cache: Path) -> Iterator[None]:
         raise InputError(f"cannot write {cache}: {error.strerror or error}") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for part in cache.glob(".*.partial"):  # nobody is at work here, so a killed start left it
+            shutil.rmtree(part, ignore_errors=True)
         yield
 
 
