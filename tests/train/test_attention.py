@@ -242,7 +242,7 @@ def test_a_layer_that_looks_past_the_border_by_itself_is_found():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize(("heads", "window"), itertools.product([(4, 4), (4, 2)], [None, 70]))
+@pytest.mark.parametrize(("heads", "window"), list(itertools.product([(4, 4), (4, 2)], [None, 70])))
 def test_on_a_gpu_each_kernel_gives_the_numbers_of_sdpa(name, heads, window):
     device = torch.device("cuda")
     try:

@@ -35,7 +35,7 @@ def test_other_work_at_the_place_is_refused_and_not_touched(world):
     with pytest.raises(InputError, match=r"init holds other work \(kind checkpoint\); choose another --out"):
         init(InitConfig(tokenizer=str(world / "tokenizer"), out=str(world / "init"), seed=1, **SIZES))
     with pytest.raises(InputError, match=r"init holds other work \(kind checkpoint\); choose another --out"):
-        tokenizer(TokenizerConfig(inputs=(str(world / "chats.jsonl"),), out=str(world / "init"), size=450))
+        tokenizer(TokenizerConfig(inputs=(str(world / "chats.jsonl"),), out=str(world / "init"), size=451))
     with pytest.raises(InputError, match=r"tokenizer holds other work \(kind tokenizer\); choose another --out"):
         tokenizer(TokenizerConfig(inputs=(str(world / "chats.jsonl"),), out=str(world / "tokenizer"), size=400))
     assert (files(world / "init"), files(world / "tokenizer")) == before
@@ -44,7 +44,7 @@ def test_other_work_at_the_place_is_refused_and_not_touched(world):
 
 def test_work_is_the_same_wherever_it_and_its_inputs_stand(world, tmp_path, capsys):
     moved = shutil.copytree(world, tmp_path / "moved")
-    tokenizer(TokenizerConfig(inputs=(str(moved / "chats.jsonl"),), out=str(moved / "tokenizer"), size=450))
+    tokenizer(TokenizerConfig(inputs=(str(moved / "chats.jsonl"),), out=str(moved / "tokenizer"), size=451))
     init(InitConfig(tokenizer=str(moved / "tokenizer"), out=str(moved / "init"), **SIZES))
     assert capsys.readouterr().out.count("is made already") == 2
     init(InitConfig(tokenizer=str(moved / "tokenizer"), out=str(tmp_path / "again"), **SIZES))

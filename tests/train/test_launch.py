@@ -222,7 +222,7 @@ class Watched:
         self.folder = folder
         ready = f"open('{folder}/part' + str(rank), 'w').write(str(os.getpid()))"
         ready += f"; os.rename('{folder}/part' + str(rank), f'{folder}/{{rank}}.pid')\n"
-        rank = script("from vicuna.serve import lifeline; lifeline.watch()\n" + textwrap.dedent(body))
+        rank = script("from vicuna import lifeline; lifeline.watch()\n" + textwrap.dedent(body))
         rank[2] = rank[2].replace("READY", ready)
         code = (
             "import sys\nfrom vicuna.command import guarded\nfrom vicuna.train.supervise import supervise\n"

@@ -3,7 +3,7 @@
 import sys
 
 from vicuna.command import Command, dispatch
-from vicuna.serve import lifeline
+from vicuna import lifeline
 
 COMMANDS = {
     "controller": Command("vicuna.serve.controller:command", "Keep the fleet and answer the OpenAI-compatible API."),

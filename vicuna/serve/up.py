@@ -22,7 +22,8 @@ from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
 from vicuna.hardware import cpu_count
-from vicuna.serve import lifeline, server
+from vicuna import lifeline
+from vicuna.serve import server
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.serve.names import served_names
 

@@ -1,5 +1,6 @@
 """`python -m vicuna.train`: fine-tune; `tokenizer` and `init` make what a base model starts from."""
 
+import os
 import sys
 
 from vicuna.command import Command, dispatch, run
@@ -26,7 +27,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(argv: list[str]) -> int:
     """The `run` command."""
-    return run(TrainConfig, lambda config: _train(config, argv), argv, PROG)
+    status = run(TrainConfig, lambda config: _train(config, argv), argv, PROG)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Now and then gloo's threads abort a process that ends while they let go of their last tensors.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def tokenizer(argv: list[str]) -> int:

@@ -1,5 +1,6 @@
 """What a run will take - memory, time, money - before anything is loaded; and what to change where it is too much."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from vicuna.models.flops import Flops, flops
 from vicuna.models.load import load_settings
 from vicuna.models.trace import trace
 from vicuna.train.config import TrainConfig
+from vicuna.train.launch import world_size
 from vicuna.train.lora import add_adapter
 from vicuna.train.loss import LOGITS, LinearCrossEntropy
 from vicuna.train.model import decoder_layers, shards
@@ -82,15 +84,16 @@ def planned_on(config: TrainConfig, world: World) -> tuple[int, Device]:
     Raises:
         ConfigError: launch.gpu names no GPU that is known.
     """
+    ranks = world_size(config, os.environ)
     if config.launch.gpu:
         named = find_gpu(config.launch.gpu)
         if named is None:
             raise ConfigError(f"launch.gpu: nothing is known of {config.launch.gpu!r}, but of {', '.join(GPUS)}")
-        return max(config.launch.ranks, world.size), named
+        return ranks, named
     if world.device.type == "cuda":
         found = torch.cuda.get_device_properties(world.device)
-        return world.size, replace(find_gpu(found.name) or Device(found.name, 0), memory=found.total_memory)
-    return world.size, Device("cpu", psutil.virtual_memory().total // world.local_size)
+        return ranks, replace(find_gpu(found.name) or Device(found.name, 0), memory=found.total_memory)
+    return ranks, Device("cpu", psutil.virtual_memory().total // max(ranks, world.local_size))
 
 
 def forecast(config: TrainConfig, folder: Path, load: Load, ranks: int, device: Device) -> Forecast:

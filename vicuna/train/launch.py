@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vicuna.errors import ConfigError
 from vicuna.hardware import cpu_count
-from vicuna.serve import lifeline
+from vicuna import lifeline
 from vicuna.train.config import TrainConfig
 from vicuna.train.supervise import supervise
 

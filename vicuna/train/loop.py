@@ -24,6 +24,10 @@ from vicuna.train.parallel import World
 from vicuna.train.quantise import sum_gradients
 
 
+ECHO = 1.0
+"""Seconds after the first signal within which others mean the same."""
+
+
 class Diverged(VicunaError):
     """The loss or the gradient is not a finite number."""
 
@@ -181,13 +185,20 @@ class _Flag:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[_Flag]:
-    """Turn SIGTERM and SIGINT into a flag that is read between steps; a second signal acts at once."""
-    flag = _Flag()
+    """Turn SIGTERM and SIGINT into a flag that is read between steps; a second wish acts at once.
+
+    What comes again within `ECHO` is the same wish: a service manager and the launcher may both pass it on.
+    """
+    flag, first = _Flag(), math.inf
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: Any) -> None:
+        nonlocal first
+        first = min(first, time.monotonic())
+        if time.monotonic() > first + ECHO:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
         flag.number = number
-        signal.signal(number, before[signal.Signals(number)])
 
     for each in before:
         signal.signal(each, note)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ def main(config: TrainConfig) -> None:
     precision_of = choose_precision(config)
     alone_too = config.parallel.shard != "off" and (precision_of.device.type == "cuda" or config.parallel.shard == "on")
     with joined(precision_of.device.type, config.launch.timeout, alone_too=alone_too) as world:
+        if not world.is_main:
+            logging.getLogger("vicuna").setLevel(logging.WARNING)  # rank 0 speaks for all
         Run(config, world, Precision(world.device, precision_of.dtype)).run()
 
 
@@ -66,6 +69,11 @@ def choose_precision(config: TrainConfig) -> Precision:
     if config.device == "cuda" and not cuda:
         raise ConfigError("device is cuda, and torch sees no CUDA device; use --device cpu or auto")
     device = torch.device("cuda" if cuda and config.device != "cpu" else "cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"launch.ranks: this node has {torch.cuda.device_count()} GPUs, and rank {local_rank} would need one more"
+        )
     if config.parallel.cpu_offload and device.type == "cpu":
         raise ConfigError("parallel.cpu_offload brings weights from main memory to GPUs, and this run is on the CPU")
     if config.dtype == "auto":

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 from vicuna.errors import VicunaError
-from vicuna.serve import lifeline
+from vicuna import lifeline
 
 SAVED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a rank that was told to stop and has saved, as all ranks do together."""

@@ -28,7 +28,7 @@ def main() -> None:
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=os.cpu_count(), max_sentence_length=20_000,
         input_sentence_size=200_000, minloglevel=2,
     )  # fmt: skip
-    LlamaTokenizerFast(vocab_file=str(out / "tokenizer.model"), legacy=True).save_pretrained(out)
+    LlamaTokenizerFast(vocab_file=str(out / "tokenizer.model"), legacy=True, add_prefix_space=True).save_pretrained(out)
     path = out / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"tokenizer_class": "LlamaTokenizer", "legacy": True, "model_max_length": 2048}

@@ -21,4 +21,6 @@ def watch() -> None:
 
 def _wait(descriptor: int) -> None:
     os.read(descriptor, 1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)  # with the children that this process has started
     os.kill(os.getpid(), signal.SIGKILL)
