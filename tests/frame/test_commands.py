@@ -48,6 +48,8 @@ def test_help_explains_and_imports_nothing_heavy(words):
 def test_an_unknown_setting_is_one_line_with_status_2(words):
     if words in (["data"], ["serve"]):
         pytest.skip("has sub-commands only")
+    if words == ["train", "translate"]:
+        pytest.skip("reads another program's flags, and says of which it knows nothing")
     ended = python("-m", "vicuna", *words, "--nonsense", "1")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --nonsense: there is no setting nonsense")

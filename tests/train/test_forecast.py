@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from vicuna.config import load
 from vicuna.errors import ConfigError, InputError
 from vicuna.hardware import GIB, GPUS, Device
 from vicuna.train.config import TrainConfig
 from vicuna.train.forecast import MFU, Forecast, Load, forecast, out_of_memory, planned_on, show
+from vicuna.train.optim import make_optimizer
 from vicuna.train.parallel import World
 
 # 370 million tokens, three times: FastChat's docs/vicuna_weights_version.md for Vicuna 1.5.
@@ -120,6 +121,23 @@ def test_an_adapter_needs_less_memory_and_less_work(short):
     assert "2.5 million of them learning" in show(lora)
     work = [each.flops.model(1000, 0, 1000) for each in (full, lora)]
     assert work[1] == pytest.approx(2 / 3 * work[0], rel=0.02)
+
+
+def test_adamw_in_8_bits_takes_what_was_said(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    settings = LlamaConfig(
+        vocab_size=512, hidden_size=256, num_hidden_layers=1, num_attention_heads=4, intermediate_size=300,
+        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    settings.save_pretrained(tmp_path)
+    model = LlamaForCausalLM(settings)
+    config = load(TrainConfig, ["--optim.name", "adamw8bit"])
+    optimizer = make_optimizer(model, config.optim)
+    for each in model.parameters():
+        each.grad = torch.ones_like(each)
+    optimizer.step()
+    states = [tensor for state in optimizer.state.values() for name, tensor in state.items() if name != "step"]
+    assert forecast(config, tmp_path, VICUNA, 1, CPU).memory.optimizer == sum(each.nbytes for each in states)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

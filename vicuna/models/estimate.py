@@ -19,13 +19,13 @@ MASTER = 4
 """Bytes of a weight that learns, and of its gradient: float32."""
 ADAMW = 8
 """Bytes that AdamW keeps for a weight: two float32 means."""
-ADAMW_8BIT = 2 + 2 * 4 / 256
+ADAMW_8BIT = 2 * (1 + 4 / 256)
 """The same in 8 bits with a float32 scale for each 256 (Dettmers et al. 2022, 8-bit Optimizers, section 2)."""
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4 bits, with 8-bit scales of 64 and float32 scales of 256 of those (Dettmers et al. 2023, QLoRA,
 section 3)."""
-SMALL_8BIT = 4096
-"""Tensors of fewer elements keep their optimiser states in float32 (bitsandbytes, `min_8bit_size`)."""
+BLOCK = 256
+"""Elements of a matrix's row that share a scale; what is not made of such rows keeps float32, as does the embedding."""
 RESERVE = 3 / 2 * 2**30
 """Bytes of a GPU that no tensor gets: CUDA's context, NCCL's buffers, workspaces of products. An assumption."""
 FRAGMENTS = 0.05
@@ -195,15 +195,17 @@ def _cast(model: Any, way: Way) -> int:
 def _states(model: Any, layers: Sequence[nn.Module], way: Way) -> tuple[float, float, float]:
     """Bytes of weights, gradients and optimiser states on the fullest rank."""
     packed = {id(each) for layer in layers for each in _frozen_matrices(layer)} if way.in_4bit else set()
+    whole = model.get_input_embeddings().weight
     weights = gradients = optimizer = 0.0
     for each in model.parameters():
         size = _share(each, way.ranks if way.sharded else 1)
         if each.requires_grad:
+            in_8bit = way.in_8bit and each.ndim == 2 and each.shape[1] % BLOCK == 0 and each is not whole
             weights += MASTER * size
             gradients += MASTER * size
-            optimizer += size * (ADAMW_8BIT if way.in_8bit and size >= SMALL_8BIT else ADAMW)
+            optimizer += (ADAMW_8BIT if in_8bit else ADAMW) * size
         else:
-            weights += size * (NF4 if id(each) in packed else way.compute.itemsize)
+            weights += (NF4 if id(each) in packed else way.compute.itemsize) * size
     return weights, gradients, optimizer
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from vicuna.command import Command, dispatch
 from vicuna import lifeline
+from vicuna.command import Command, dispatch
 
 COMMANDS = {
     "controller": Command("vicuna.serve.controller:command", "Keep the fleet and answer the OpenAI-compatible API."),

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import aiohttp
 
+from vicuna import lifeline
 from vicuna.command import run as run_command
 from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
 from vicuna.hardware import cpu_count
-from vicuna import lifeline
 from vicuna.serve import server
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.serve.names import served_names

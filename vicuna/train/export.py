@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -15,12 +15,98 @@ from vicuna.errors import InputError
 from vicuna.files import write_json
 from vicuna.models.load import load_model, load_settings
 from vicuna.prompt import Template
-from vicuna.train.config import ExportConfig
+from vicuna.train.config import ExportConfig, TrainConfig
+from vicuna.train.inputs import Inputs, identity, kind_of
+from vicuna.train.lora import is_adapter, merged, write_adapter
+from vicuna.train.model import whole_tensors
 from vicuna.train.parallel import World
+from vicuna.train.rope import scale_positions
 from vicuna.train.tokenizer import store_template
 
+T = TypeVar("T")
 WHOLE, SHARD, INDEX = "model.safetensors", "model-{:05d}-of-{:05d}.safetensors", "model.safetensors.index.json"
 """File names as transformers reads them."""
+
+
+def write_model(
+    config: TrainConfig, world: World, model: Any, inputs: Inputs, dtype: torch.dtype, facts: Mapping[str, Any]
+) -> None:
+    """Write `OUT/model`: a whole model, or an adapter; all ranks together, an error on one is an error on all.
+
+    Args:
+        config: the run's settings.
+        world: the ranks.
+        model: the trained one, sharded or not.
+        inputs: what it was made from.
+        dtype: of the computation.
+        facts: what the manifest shall tell of the run, besides what is known here.
+
+    Raises:
+        InputError: the folder cannot be written, or does not read back as it was written.
+    """
+    data, template = inputs.data, inputs.template if config.data.format == "conversations" else None
+    facts = {"parameters": model.num_parameters(), **facts, "samples": len(data), "dropped": data.dropped}
+    if template:
+        facts |= {"template": template.name, "template_hash": template.hash, "max_length": config.model.max_length}
+    made = manifest.making(
+        Path(config.out) / "model", kind_of(config), parents=inputs.parents, config=identity(config, dtype), facts=facts
+    )
+    only = None if config.lora.kind == "none" else is_adapter
+    tensors = whole_tensors(model, world.device, only)
+    with world.one_fails_all_fail(f"writing {config.out}/model"):
+        if not world.is_main:
+            for _ in tensors:  # which no rank can gather alone
+                pass
+            return
+        with contextlib.closing(_Drained(tensors)) as rest, made as part:
+            if only is None:
+                _write_whole(part, rest, model, config, inputs, template)
+            else:
+                _write_adapted(part, dict(rest), model, config, inputs, template)
+
+
+class _Drained(Iterator[T]):
+    """An iterator that is taken to its end also after an error, because other ranks take part in every item."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def close(self) -> None:
+        """Take what is left."""
+        for _ in self._items:
+            pass
+
+
+def _write_whole(
+    part: Path, tensors: Iterable[tuple[str, torch.Tensor]], model: Any, config: TrainConfig, inputs: Inputs,
+    template: Template | None,
+) -> None:  # fmt: skip
+    dtype = _dtype_of(config.export, inputs.base)
+    writer = Writer(part, dtype, config.export.shard_gb * 1e9)
+    for name, tensor in tensors:
+        writer.add(name, tensor)
+    writer.close()
+    _write_around(part, model, dtype, inputs.tokenizer, template)
+    _check(part, model)
+
+
+def _write_adapted(
+    part: Path, adapter: Mapping[str, torch.Tensor], model: Any, config: TrainConfig, inputs: Inputs,
+    template: Template | None,
+) -> None:  # fmt: skip
+    """The adapter, or the base model's own weights with the adapter merged into them."""
+    if not config.lora.merge:
+        write_adapter(part, model, adapter, config.model.path)
+        _write_tokenizer(part, inputs.tokenizer, template)
+        return
+    base = load_model(inputs.base, "auto", "cpu")
+    scale_positions(base.config, config.rope)
+    stored = whole_tensors(base, torch.device("cpu"))
+    sums = ((name, merged(name, weight, adapter, config.lora)) for name, weight in stored)
+    _write_whole(part, sums, base, config, inputs, template)
 
 
 class Writer:
@@ -69,38 +155,7 @@ class Writer:
         self._held = {}
 
 
-@contextlib.contextmanager
-def making(world: World, folder: Path, kind: str, **identity: Any) -> Iterator[Path | None]:
-    """`manifest.making` on rank 0, where the block gets the folder; a failure there is every rank's."""
-    with world.one_fails_all_fail(f"writing {folder}"):
-        if not world.is_main:
-            yield None
-            return
-        with manifest.making(folder, kind, **identity) as part:
-            yield part
-
-
-def write_tensors(tensors: Iterable[tuple[str, torch.Tensor]], writer: Writer | None) -> None:
-    """Write tensors that all ranks gather together.
-
-    Args:
-        tensors: every rank takes all of them, also after an error, or the others would wait for it.
-        writer: on rank 0; None elsewhere.
-    """
-    failure: Exception | None = None
-    for name, tensor in tensors:
-        if writer and failure is None:
-            try:
-                writer.add(name, tensor)
-            except Exception as error:  # noqa: BLE001 (raised below, when the others are through too)
-                failure = error
-    if failure:
-        raise failure
-    if writer:
-        writer.close()
-
-
-def dtype_of(config: ExportConfig, base: Path) -> torch.dtype:
+def _dtype_of(config: ExportConfig, base: Path) -> torch.dtype:
     """The type of written weights: as asked for, or as the base model's are."""
     if config.dtype != "auto":
         found: torch.dtype = getattr(torch, config.dtype)
@@ -109,7 +164,7 @@ def dtype_of(config: ExportConfig, base: Path) -> torch.dtype:
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
-def write_around(part: Path, model: Any, dtype: torch.dtype, tokenizer: Any, template: Template | None) -> None:
+def _write_around(part: Path, model: Any, dtype: torch.dtype, tokenizer: Any, template: Template | None) -> None:
     """What belongs to the weights: configuration, generation settings, tokenizer with its chat template.
 
     Args:
@@ -134,17 +189,17 @@ def write_around(part: Path, model: Any, dtype: torch.dtype, tokenizer: Any, tem
             pad_token_id=tokenizer.pad_token_id,
         )
     generation.save_pretrained(part)
-    write_tokenizer(part, tokenizer, template)
+    _write_tokenizer(part, tokenizer, template)
 
 
-def write_tokenizer(part: Path, tokenizer: Any, template: Template | None) -> None:
+def _write_tokenizer(part: Path, tokenizer: Any, template: Template | None) -> None:
     """The tokenizer, with the template that the model was trained on."""
     if template:
         store_template(tokenizer, template)
     tokenizer.save_pretrained(part)
 
 
-def check(part: Path, model: Any) -> None:
+def _check(part: Path, model: Any) -> None:
     """Load the folder as anybody would; each file's tensors were compared when it was written.
 
     Raises:

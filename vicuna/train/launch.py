@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vicuna import lifeline
 from vicuna.errors import ConfigError
 from vicuna.hardware import cpu_count
-from vicuna import lifeline
 from vicuna.train.config import TrainConfig
 from vicuna.train.supervise import supervise
 

@@ -23,7 +23,6 @@ from vicuna.train.optim import set_learning_rate
 from vicuna.train.parallel import World
 from vicuna.train.quantise import sum_gradients
 
-
 ECHO = 1.0
 """Seconds after the first signal within which others mean the same."""
 

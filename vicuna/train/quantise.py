@@ -63,7 +63,7 @@ def load_in_4bit(path: str | Path, dtype: torch.dtype, device: torch.device, mod
         path, dtype, device, config=model_config, quantization_config=four, device_map={"": device}
     )  # fmt: skip
     for module in model.modules():
-        # On some CPUs a pass in evaluation mode would repack the weights for good, into what the backward pass cannot read.
+        # On some CPUs a pass in evaluation mode would repack the weights for good, and no backward pass reads that.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)

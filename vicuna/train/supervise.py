@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-from vicuna.errors import VicunaError
 from vicuna import lifeline
+from vicuna.errors import VicunaError
 
 SAVED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a rank that was told to stop and has saved, as all ranks do together."""

@@ -379,8 +379,9 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
             ratio = statistics.median(base) / middle["targets_per_cpu_second"] if base else float("nan")
             losses = [row["held_out"] for row in mine if row["held_out"]]
             loss = f"{statistics.median(losses):.4f} at {mine[0]['targets']:,.0f}" if losses else ""
-            cells = ("on" if recompute else "off", name, len(mine), f"{middle['fill']:.2f}",
-                     f"{middle['targets_per_cpu_second']:,.0f}", f"{ratio:.2f} ×", f"{middle['peak_mb']:,.0f}", loss)  # fmt: skip
+            speed, peak, fill = middle["targets_per_cpu_second"], middle["peak_mb"], middle["fill"]
+            cells = ("on" if recompute else "off", name, len(mine), f"{fill:.2f}", f"{speed:,.0f}", f"{ratio:.2f} ×",
+                     f"{peak:,.0f}", loss)  # fmt: skip
             print("|", " | ".join(str(cell) for cell in cells), "|")
 
 
