@@ -3,10 +3,10 @@
     python scripts/bench/train_gpu.py                       # on an idle H200; torch, transformers, accelerate, numpy
     python scripts/bench/train_gpu.py --device cpu --tiny   # shows that it works
 
-Random weights of the named shapes are made on the device and learn random samples whose lengths are like those of shared
-chats. Each part is a process of its own with a share of the time; what fails or takes too long says so, and the rest goes
-on. Prints the tables for docs/benchmarks.md, writes $OUT/train_gpu.json (or --json), and ends with status 1 where a bar is
-missed or was not measured.
+Random weights of the named shapes are made on the device and learn samples as long as shared chats are. Each part
+is a process of its own with a share of the time; what fails or takes too long says so, and the rest goes on. Prints the
+tables for docs/benchmarks.md, writes $OUT/train_gpu.json (or --json), ends with status 1 where a bar is missed or was
+not measured.
 """
 
 import argparse
@@ -142,6 +142,11 @@ class Setting:
         return 128 if self.tiny else LONGEST
 
     @property
+    def mean(self) -> int:
+        """Tokens of a sample, about."""
+        return 480 * self.longest // LONGEST
+
+    @property
     def step_tokens(self) -> int:
         """About so many positions go into one optimiser step."""
         return 4 * self.longest if self.tiny else {"7b": 32_768, "1b": 65_536}[self.shape]
@@ -156,9 +161,8 @@ class Setting:
     def samples(self, count: int) -> list[Sample]:
         """Lengths as of shared chats: log-normal around 334 of 2048; 74% of the tokens are targets."""
         draw = np.random.default_rng(0)
-        lengths = (
-            np.exp(draw.normal(np.log(334 / LONGEST * self.longest), 0.9, count)).clip(8, self.longest).astype(int)
-        )
+        drawn = np.exp(draw.normal(np.log(334 * self.longest / LONGEST), 0.9, count))
+        lengths = drawn.clip(8, self.longest).astype(int)
         words = self.config().vocab_size
         return [Sample(str(n), draw.integers(0, words, n).astype(np.int32), draw.random(n) < 0.74) for n in lengths]
 
@@ -216,9 +220,7 @@ def _our_steps(
     optimizer: torch.optim.Optimizer, capacity: int,
 ) -> Row:  # fmt: skip
     bins = max(1, setting.step_tokens // capacity)
-    samples = setting.samples(
-        (1 + TIMED) * setting.step_tokens // 200
-    )  # enough of them: the mean is more than twice it
+    samples = setting.samples(2 * (1 + TIMED) * setting.step_tokens // setting.mean)  # more than will be packed
     lengths = np.array([len(each.ids) for each in samples], np.int32)
     plan = packing.plan(lengths, capacity, bins, seed=0, max_steps=1 + TIMED)
     meter = Meter(objective.model, setting.device)
@@ -235,7 +237,7 @@ def _our_steps(
 
 
 def peer(part: str, setting: Setting, *, flattened: bool) -> Iterator[Row]:
-    """transformers' Trainer: with samples end to end, or with each padded to the longest as FastChat's recipe has them."""
+    """transformers' Trainer: samples end to end, or each padded to the longest length as FastChat's recipe has them."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -256,8 +258,7 @@ def peer(part: str, setting: Setting, *, flattened: bool) -> Iterator[Row]:
 def _peer_steps(part: str, way: str, setting: Setting, model: Any, batch: int, flattened: bool) -> Row:
     from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback, TrainingArguments
 
-    mean = 490 * setting.longest // LONGEST
-    accumulated = max(1, setting.step_tokens // (batch * (mean if flattened else setting.longest)))
+    accumulated = max(1, setting.step_tokens // (batch * (setting.mean if flattened else setting.longest)))
     samples = setting.samples((2 + TIMED) * batch * accumulated)
     meter = Meter(model, setting.device)
     for step in range(1 + TIMED):
@@ -289,6 +290,7 @@ def _peer_steps(part: str, way: str, setting: Setting, model: Any, batch: int, f
         collate = DataCollatorWithFlattening() if flattened else lambda group: _padded(group, setting.longest)
         trainer = InOrder(model, options, train_dataset=rows, data_collator=collate, callbacks=[Marks()])
         value = trainer.train().training_loss
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # gives the model its own forward back
     trainer.optimizer = None
     model.zero_grad(set_to_none=True)
     return meter.row(part, way, value)
@@ -341,10 +343,10 @@ def _cross_entropies() -> dict[str, Callable[..., torch.Tensor]]:
 
     def own(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         rows = max(1, loss.LOGITS[hidden.device.type] // len(weight))
-        found: torch.Tensor = loss.LinearCrossEntropy.apply(hidden, weight, None, targets, rows, True)
-        return found
+        summed: torch.Tensor = loss.LinearCrossEntropy.apply(hidden, weight, None, targets, rows, True)
+        return summed
 
-    found = {"full logits": full, "ours": own}
+    found: dict[str, Callable[..., torch.Tensor]] = {"full logits": full, "ours": own}
     if hasattr(F, "linear_cross_entropy"):
         found["torch's"] = lambda h, w, t: F.linear_cross_entropy(
             h, w, t, reduction="sum", options=torch.nn.LinearCrossEntropyOptions()
@@ -424,12 +426,10 @@ def start_part(part: str, options: argparse.Namespace, seconds: float) -> list[R
     with tempfile.TemporaryDirectory() as folder:
         rows, said = Path(folder) / "rows", Path(folder) / "said"
         command = [sys.executable, __file__, "--part", part, "--device", options.device, "--rows", str(rows)]
-        # One allocator setting for all: segments that grow are not lost to fragmentation. The name changed in torch 2.9.
-        growing = {name: "expandable_segments:True" for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")}
+        # For all alike: memory that is free between other pieces is not lost.
+        environment = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
         with said.open("w") as log:
-            process = subprocess.Popen(
-                command + ["--tiny"] * options.tiny, stdout=log, stderr=log, env=os.environ | growing
-            )
+            process = subprocess.Popen(command + ["--tiny"] * options.tiny, stdout=log, stderr=log, env=environment)
             try:
                 process.wait(seconds)
                 failed = f"exit status {process.returncode}" if process.returncode else ""
@@ -511,9 +511,8 @@ def main() -> int:
     end = time.monotonic() + 60 * options.minutes
     for part in options.parts:
         left = end - time.monotonic()
-        found += (
-            start_part(part, options, min(PARTS[part], left)) if left > 5 else [Row(part, "all", "no time was left")]
-        )
+        seconds = min(PARTS[part], left)
+        found += start_part(part, options, seconds) if left > 5 else [Row(part, "all of it", "no time was left")]
         print(f"{part}: done, {end - time.monotonic():.0f} s left", file=sys.stderr)
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     rows, timings = [row for row in found if isinstance(row, Row)], [row for row in found if isinstance(row, Timing)]
