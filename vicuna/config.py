@@ -25,7 +25,8 @@ class ModelConfig:
     """The model: its weights, its prompt template and its context."""
 
     path: str = ""
-    """Folder of a Hugging Face checkpoint (or only of a tokenizer, where no weights are needed)."""
+    """Folder of a Hugging Face checkpoint (or only of a tokenizer, where no weights are needed); training also takes a
+    name on the Hugging Face hub, such as Qwen/Qwen3-8B-Base or org/name@revision."""
     template: str = ""
     """Prompt template; empty takes the one that is stored with the weights."""
     max_length: int = 2048

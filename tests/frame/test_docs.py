@@ -22,6 +22,8 @@ from vicuna.eval.config import EvalConfig, ReportConfig, RescoreConfig
 from vicuna.quickstart.config import QuickstartConfig
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.train.config import InitConfig, TokenizerConfig, TrainConfig
+from vicuna.train.config import ReportConfig as RunReportConfig
+from vicuna.train.translate import main as translate
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -41,6 +43,7 @@ COMMANDS = {
     ("vicuna.data", "identity"): IdentityConfig,
     ("vicuna.train", "tokenizer"): TokenizerConfig,
     ("vicuna.train", "init"): InitConfig,
+    ("vicuna.train", "report"): RunReportConfig,
     ("vicuna.train",): TrainConfig,
     ("vicuna.serve", "controller"): ControllerConfig,
     ("vicuna.serve", "worker"): WorkerConfig,
@@ -79,7 +82,9 @@ def test_a_documented_command_has_these_settings(page, line, monkeypatch):
     words = shlex.split(line.replace("...", "x"))
     key = tuple(words[:2]) if tuple(words[:2]) in COMMANDS else tuple(words[:1])
     shown = [] if any(each in words for each in ("--help", "COMMAND")) else words[len(key) :]
-    if key in COMMANDS:
+    if words[:2] == ["vicuna.train", "translate"]:
+        assert translate(words[2:]) == 0
+    elif key in COMMANDS:
         load(COMMANDS[key], shown)  # raises where a setting is not there
     else:
         assert "COMMAND" in words or key == ("vicuna",), line

@@ -86,13 +86,13 @@ def ours(job: Job) -> Any:
     from vicuna.models.load import load_tokenizer
     from vicuna.prompt import template
     from vicuna.train.config import TrainConfig
-    from vicuna.train.dataset import open_data, prepare
     from vicuna.train.feed import Feed
     from vicuna.train.loop import train_step
     from vicuna.train.model import Precision, build
     from vicuna.train.optim import make_optimizer
     from vicuna.train.packing import plan
     from vicuna.train.parallel import World
+    from vicuna.train.prepare import prepare
 
     config = from_dict(TrainConfig, {
         "model": {"path": str(job.task / "model"), "template": "vicuna_v1.1", "max_length": job.length},
@@ -101,7 +101,7 @@ def ours(job: Job) -> Any:
         "gradient_checkpointing": int(job.recompute), "dtype": "bfloat16", "device": "cpu",
     }, "the bench")  # fmt: skip
     world, tokenizer = World(), load_tokenizer(job.task / "model")
-    data, _ = open_data(prepare(config.data, tokenizer, template("vicuna_v1.1"), job.length, job.task / "tokens"))
+    data, _ = prepare(config.data, tokenizer, template("vicuna_v1.1"), job.length, job.task / "tokens").open()
     steps = plan(data.lengths, job.length, 1, 0, 50.0, width=256)
     feed = Feed(data, steps, job.length, world)
     objective, _ = build(config, job.task / "model", tokenizer, world, Precision(world.device, torch.bfloat16))
