@@ -168,8 +168,8 @@ def _interface(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]]:
         _refuse(module, attention_mask, more)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         window = sliding_window if sliding_window and sliding_window < segments.longest else None
-        # Rotary embeddings under autocast give float32, and kernels want one dtype. That of a CPU is float32: with short
-        # samples its kernel takes four times as long in bfloat16.
+        # Rotary embeddings under autocast give float32, and kernels want one dtype. On a CPU that is float32: bfloat16
+        # takes up to four times as long there where samples are short.
         dtype = torch.promote_types(value.dtype, torch.float32) if value.device.type == "cpu" else value.dtype
         with torch.autocast(value.device.type, enabled=False):
             out = kernel(query.to(dtype), key.to(dtype), value.to(dtype), segments, Scores(scale, dropout, window))

@@ -20,6 +20,8 @@ from typing import Any
 
 import corpus
 import measure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import tokenizer
 import yaml

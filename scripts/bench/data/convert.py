@@ -25,6 +25,8 @@ import corpus
 import dom
 import judge
 import measure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import texts
 
@@ -195,7 +197,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         converters = [Converter(OURS, sys.executable, "vicuna.data.markdown:html_to_markdown", Path(folder))]
         for name, peer in peers.PEERS.items() if options.peers else ():
-            converters.append(Converter(name, peers.python_of(options.peers, name), peer.converter, Path(folder)))
+            if peer.converter:
+                converters.append(Converter(name, peers.python_of(options.peers, name), peer.converter, Path(folder)))
         sets = _sets(options)
         results: dict[str, Any] = {"machine": measure.machine(), "fidelity": {}, "misses": {}}
         found = {each.name: fidelity(each, converters) for each in sets}

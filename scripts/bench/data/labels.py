@@ -26,6 +26,8 @@ import clean
 import corpus
 import locales
 import measure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import yaml
 

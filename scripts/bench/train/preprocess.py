@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, help="conversations for ours")
     parser.add_argument("--peer-count", type=int, default=2_000, help="conversations for FastChat")
-    parser.add_argument("--peer-python", help="interpreter of FastChat's environment (scripts/bench/data/peers.py)")
+    parser.add_argument("--peer-python", help="interpreter of FastChat's environment (scripts/bench/peers.py)")
     parser.add_argument("--workers", type=int, default=1, help="our processes; 0 is one for each CPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder for conversations and tokenizer, kept; else a temporary one")

@@ -1,10 +1,11 @@
 """Make the peers' virtual environments from PyPI, one each, so that they are measured as they are published.
 
-    .venv/bin/python scripts/bench/data/peers.py --out DIR      (about 2 GB; a few minutes, once)
+    .venv/bin/python scripts/bench/peers.py --out DIR      (about 4 GB; a few minutes, once)
 
 The other scripts take DIR as `--peers DIR`. fschat's own list of requirements pulls its whole server in and is left
-out; what its data programs import is named here. Its `optional_clean` needs polyglot, pycld2 and PyICU, and PyICU is
-built from source: on Debian or Ubuntu it wants `apt-get install build-essential pkg-config libicu-dev python3-dev`.
+out; what its data and training programs import is named here. Its `optional_clean` needs polyglot, pycld2 and
+PyICU, and PyICU is built from source: on Debian or Ubuntu it wants
+`apt-get install build-essential pkg-config libicu-dev python3-dev`.
 Where that fails, this script says so, and the whole pipeline is measured without `optional_clean`.
 """
 
@@ -26,8 +27,8 @@ class Peer:
 
     packages: tuple[tuple[str, ...], ...]
     """Arguments of one `pip install` after the other."""
-    converter: str
-    """`module:function` from HTML to markdown."""
+    converter: str = ""
+    """`module:function` from HTML to markdown, for those that have one."""
     optional: tuple[str, ...] = ()
     """Packages that need more than PyPI; without them the peer does less."""
 
@@ -37,7 +38,7 @@ PEERS = {
         packages=(
             (TORCH,),
             ("transformers==4.57.6", "sentencepiece==0.2.3", "protobuf", "beautifulsoup4==4.15.0",
-             "markdownify==0.11.6", "tqdm", "requests", "numpy"),
+             "markdownify==0.11.6", "tqdm", "requests", "numpy", "accelerate==1.15.0", "psutil"),
             ("--no-deps", "fschat==0.2.36"),
         ),
         converter="fastchat.data.clean_sharegpt:html_to_markdown",
@@ -45,8 +46,11 @@ PEERS = {
     ),
     "markdownify 1.2.3": Peer((("markdownify==1.2.3",),), "markdownify:markdownify"),
     "html-to-markdown 3.20.0": Peer((("html-to-markdown==3.20.0",),), "html_to_markdown:convert"),
+    "trl 1.16.0": Peer(((TORCH,), ("transformers==5.23.0", "trl==1.16.0", "accelerate==1.15.0", "datasets==5.2.0"))),
 }  # fmt: skip
 FASTCHAT = "fschat 0.2.36"
+TRL = "trl 1.16.0"
+"""With transformers' own trainer."""
 
 
 def python_of(folder: str | Path, name: str) -> Path:
