@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from vicuna.hardware import peak_flops
 from vicuna.models.flops import flops
-from vicuna.train import attention, loss, packing
+from vicuna.train import loss, packing
 from vicuna.train import model as building
 from vicuna.train.batch import Segments, make_batch
 from vicuna.train.config import OptimConfig, TrainConfig
@@ -199,15 +199,8 @@ def _random_objective(setting: Setting, world: World) -> building.Objective:
     """As a run builds it, but for the weights, which are random and made where they are needed."""
     config = TrainConfig()
     precision = building.Precision(world.device, torch.bfloat16)
-    model = building._skeleton(setting.config(), torch.float32)
-    backend = attention.choose("auto", model.config, world.device, precision.dtype)
+    objective, backend = building.empty(setting.config(), config, world, precision)
     print(f"attention: {backend}", file=sys.stderr)
-    attention.install(model, backend)
-    building._recompute(model, 1)
-    objective = building.Objective(model, precision)
-    if building.shards(config, world):
-        building._shard(objective, config, world)
-    building._materialise(objective, world.device)
     with torch.no_grad():
         for parameter in objective.parameters():
             local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
@@ -352,7 +345,7 @@ def _cross_entropies() -> dict[str, Callable[..., torch.Tensor]]:
             h, w, t, reduction="sum", options=torch.nn.LinearCrossEntropyOptions()
         )
     if liger := loss._liger():
-        found["liger's"] = lambda h, w, t: liger(h, w, t, reduction="sum")
+        found["liger's"] = liger
     return found
 
 

@@ -17,8 +17,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from vicuna.models.estimate import MASTER, Way, _passing, _share, count, empty_model, memory
+from vicuna.models.estimate import MASTER, Way, _passing, _share, count, memory
 from vicuna.models.flops import flops
+from vicuna.models.load import empty_model
 from vicuna.models.trace import _Alive, trace
 
 FP32, BF16 = torch.float32, torch.bfloat16

@@ -102,19 +102,6 @@ class Parameters:
         return self.embedding + self.head + sum(self.layers) + self.other
 
 
-def empty_model(settings: Any, dtype: torch.dtype) -> Any:
-    """A causal language model on the meta device.
-
-    Args:
-        settings: transformers' configuration of it.
-        dtype: of its parameters.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings, dtype=dtype)
-
-
 def count(model: Any, layers: Sequence[nn.Module]) -> Parameters:
     """Numbers of weights by part.
 

@@ -148,6 +148,28 @@ def load_model(path: str | Path, dtype: Any, device: Any, **options: Any) -> Any
     return model.to(device).eval()
 
 
+def empty_model(settings: Any, dtype: Any, *, buffers: bool = False) -> Any:
+    """A causal language model on the meta device, where tensors have shapes and no memory.
+
+    Args:
+        settings: transformers' configuration of it.
+        dtype: torch dtype of its parameters.
+        buffers: compute what is not learnt, such as the frequencies of rotary positions, in main memory.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not buffers:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+    model.tie_weights()  # which accelerate's parameters undo
+    return model
+
+
 def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -> Template:
     """The prompt template that the weights in a folder were trained with.
 

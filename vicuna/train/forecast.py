@@ -12,9 +12,9 @@ from torch import nn
 
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.hardware import GIB, GPUS, Device, find_gpu, find_price
-from vicuna.models.estimate import Memory, Parameters, Way, count, empty_model, memory
+from vicuna.models.estimate import Memory, Parameters, Way, count, memory
 from vicuna.models.flops import Flops, flops
-from vicuna.models.load import load_settings
+from vicuna.models.load import empty_model, load_settings
 from vicuna.models.trace import trace
 from vicuna.train.config import TrainConfig
 from vicuna.train.launch import world_size

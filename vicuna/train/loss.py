@@ -57,9 +57,9 @@ def target_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch
         return _by_calling(hidden, targets, head, rows)
     if torch.is_autocast_enabled(kind):
         hidden = hidden.to(torch.get_autocast_dtype(kind))
-    if kind == "cuda" and len(hidden) and (liger := _liger()):
-        return liger(hidden, head.weight.to(hidden.dtype), targets, head.bias, reduction="sum").float()
     with torch.autocast(kind, enabled=False):
+        if kind == "cuda" and len(hidden) and (liger := _liger()):
+            return liger(hidden, head.weight.to(hidden.dtype), targets, head.bias).float()
         loss: torch.Tensor = LinearCrossEntropy.apply(
             hidden, head.weight, head.bias, targets, rows, torch.is_grad_enabled()
         )
@@ -170,5 +170,4 @@ def _liger() -> Callable[..., torch.Tensor] | None:
     if importlib.util.find_spec("liger_kernel") is None:
         return None
     functional = importlib.import_module("liger_kernel.transformers.functional")
-    found: Callable[..., torch.Tensor] = functional.liger_fused_linear_cross_entropy
-    return found
+    return functools.partial(functional.liger_fused_linear_cross_entropy, reduction="sum", accum_dtype=torch.float32)

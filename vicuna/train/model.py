@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vicuna.errors import ConfigError, InputError
-from vicuna.models.load import load_model, load_settings
+from vicuna.models.load import empty_model, load_model, load_settings
 from vicuna.train import attention
 from vicuna.train.attention import Backend
 from vicuna.train.batch import Batch
@@ -78,30 +78,47 @@ def build(
     if growth and world.is_main:
         print(growth)
     _check_context(settings, config, folder)
-    quantised = config.lora.kind == "qlora"
-    if quantised:
+    if config.lora.kind == "qlora":
         model = load_in_4bit(folder, precision.dtype, world.device, settings)
+        objective, backend = _prepare(model, config, world, precision)
     else:
-        model = _skeleton(settings, torch.float32 if config.lora.kind == "none" else precision.dtype)
+        objective, backend = empty(settings, config, world, precision)
+    with world.one_fails_all_fail(f"loading {folder}"):
+        source = _source(folder, objective.model, config) if world.is_main else {}
+    _fill(objective.model, source, world, adapter_only=config.lora.kind == "qlora")
+    attention.check(objective.model, backend, objective, world.device, precision.dtype)
+    if isinstance(objective, FSDPModule):
+        objective.reshard()  # a pass without gradients leaves the root's weights gathered; no optimiser may see those
+    if config.compile:
+        for layer in decoder_layers(objective.model):
+            layer.compile(dynamic=True)
+    return objective, backend
+
+
+def empty(settings: Any, config: TrainConfig, world: World, precision: Precision) -> tuple[Objective, Backend]:
+    """The objective of a run in its device's memory, split over the ranks, with parameters that have no values yet.
+
+    Args:
+        settings: transformers' configuration of the model.
+        config, world, precision: as for `build`.
+    """
+    learnt = config.lora.kind == "none"
+    model = empty_model(settings, torch.float32 if learnt else precision.dtype, buffers=True)
+    objective, backend = _prepare(model, config, world, precision)
+    _materialise(objective, torch.device("cpu") if config.parallel.cpu_offload else world.device)
+    return objective, backend
+
+
+def _prepare(model: Any, config: TrainConfig, world: World, precision: Precision) -> tuple[Objective, Backend]:
+    """The model with its adapter, attention, recomputation and split."""
     if config.lora.kind != "none":
         add_adapter(model, config.lora)
-    backend = attention.choose(config.attention, settings, precision.device, precision.dtype)
+    backend = attention.choose(config.attention, model.config, precision.device, precision.dtype)
     attention.install(model, backend)
     _recompute(model, config.gradient_checkpointing)
     objective = Objective(model, precision)
     if shards(config, world):
         _shard(objective, config, world)
-    if not quantised:
-        _materialise(objective, torch.device("cpu") if config.parallel.cpu_offload else world.device)
-    with world.one_fails_all_fail(f"loading {folder}"):
-        source = _source(folder, model, config) if world.is_main else {}
-    _fill(model, source, world, adapter_only=quantised)
-    attention.check(model, backend, objective, world.device, precision.dtype)
-    if isinstance(objective, FSDPModule):
-        objective.reshard()  # a pass without gradients leaves the root's weights gathered; no optimiser may see those
-    if config.compile:
-        for layer in decoder_layers(model):
-            layer.compile(dynamic=True)
     return objective, backend
 
 
@@ -119,7 +136,8 @@ def decoder_layers(model: Any) -> list[nn.Module]:
         InputError: the model's class names none.
     """
     kinds = set(model._no_split_modules or ())
-    found = [module for module in model.modules() if type(module).__name__ in kinds]
+    # By the names of all its classes, because sharding derives new ones.
+    found = [module for module in model.modules() if kinds & {each.__name__ for each in type(module).__mro__}]
     if not found:
         raise InputError(
             f"{type(model).__name__} does not say what its decoder layers are, so it cannot be trained here"
@@ -160,17 +178,6 @@ def _check_context(settings: Any, config: TrainConfig, folder: Path) -> None:
             f"model.max_length is {config.model.max_length}, and {folder} has {limit} positions; lower it, or scale "
             "the positions with --rope.kind and --rope.factor"
         )
-
-
-def _skeleton(settings: Any, dtype: torch.dtype) -> Any:
-    """A model without weights: parameters on the meta device, buffers as they are computed."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-    model.tie_weights()  # which meta parameters of accelerate's undo
-    return model
 
 
 def _recompute(model: Any, every: int) -> None:
