@@ -11,6 +11,7 @@ from typing import TypeVar
 from vicuna.config import HelpShown, load
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.settings.tree import printable
+from vicuna.settings.words import asks_help
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -41,7 +42,7 @@ def run(cls: type[T], main: Callable[[T], int | None], argv: Sequence[str] | Non
     return guarded(body)
 
 
-def dispatch(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str]) -> int:
+def dispatch(prog: str, summary: str, commands: Mapping[str, Command], argv: Sequence[str], *, usual: str = "") -> int:
     """Hand the command line to the sub-command that its first word names.
 
     Args:
@@ -49,9 +50,15 @@ def dispatch(prog: str, summary: str, commands: Mapping[str, Command], argv: Seq
         summary: one line about the whole.
         commands: name → sub-command.
         argv: the command line without the program's name.
+        usual: the command that is meant where the line begins with settings, or is empty; "" where one has to be named.
     """
 
     def body() -> int:
+        if usual and (not argv or argv[0].startswith("-")):
+            status = resolve(commands[usual].target)(list(argv))
+            if asks_help(argv):
+                print("\n" + _listed(prog, commands))
+            return status
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview(prog, summary, commands))
             return 0 if argv else 2
@@ -109,7 +116,10 @@ def start_logging() -> None:
 
 
 def _overview(prog: str, summary: str, commands: Mapping[str, Command]) -> str:
+    return "\n".join([f"usage: {prog} COMMAND ...", "", summary, "", _listed(prog, commands)])
+
+
+def _listed(prog: str, commands: Mapping[str, Command]) -> str:
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in commands.items()]
-    return "\n".join([f"usage: {prog} COMMAND ...", "", summary, "", "commands:", *lines, "",
-                      f"`{prog} COMMAND --help` explains each setting."])  # fmt: skip
+    return "\n".join(["commands:", *lines, "", f"`{prog} COMMAND --help` explains each setting."])

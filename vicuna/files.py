@@ -264,7 +264,9 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-_ARRAY = "a JSON array; JSON Lines has one object on each line"
+_ARRAY = (
+    "a JSON array; JSON Lines has one object on each line (of conversations `python -m vicuna.data convert` makes it)"
+)
 
 
 def _beyond(error: Exception) -> str:

@@ -122,6 +122,7 @@ def making(
     try:
         yield part
         write(part, kind, parents=parents, config=config, facts=facts)
+        _share(part)
         _settle(part)
         os.replace(part, place)
     except BaseException as error:
@@ -149,6 +150,14 @@ def check_free(folder: str | Path) -> None:
         raise InputError(f"{folder} holds {what}; choose another --out or remove it")
     if folder.is_mount():
         raise InputError(f"{folder} is a mount point and cannot be replaced; name a folder inside it")
+
+
+def _share(folder: Path) -> None:
+    """Let whoever may read the folder read its files: safetensors gives them to their owner alone."""
+    rights = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(path.stat().st_mode | rights)
 
 
 def _settle(folder: Path) -> None:

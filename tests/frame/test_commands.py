@@ -103,6 +103,12 @@ def test_help_wins_over_whatever_else_is_wrong_on_the_line():
     assert shown.stdout.startswith("usage: python -m vicuna.train")
 
 
+def test_help_of_a_stage_that_needs_no_command_names_its_commands_too():
+    shown = python("-m", "vicuna", "train", "--help").stdout
+    assert "--optim.lr" in shown
+    assert "\n  tokenizer  train a BPE tokenizer" in shown
+
+
 def test_a_programming_mistake_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: 1 // 0)

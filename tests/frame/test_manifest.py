@@ -1,4 +1,4 @@
-"""Manifests of folders whose files are hashed already."""
+"""Manifests of folders whose files are hashed already, and folders that are made with their manifest."""
 
 import pytest
 
@@ -20,3 +20,11 @@ def test_a_known_hash_that_is_wrong_is_found_out(tmp_path):
     manifest.write(tmp_path, "x", hashes={"part": sha256_text("another")})
     with pytest.raises(IncompleteError, match="part is changed"):
         manifest.verify(tmp_path)
+
+
+def test_whoever_may_read_a_made_folder_may_read_its_files(tmp_path):
+    with manifest.making(tmp_path / "made", "x") as part:
+        write_text(part / "weights", "one")
+        (part / "weights").chmod(0o600)  # as safetensors leaves it
+    made = tmp_path / "made"
+    assert {each.stat().st_mode & 0o777 for each in made.iterdir()} == {made.stat().st_mode & 0o666}

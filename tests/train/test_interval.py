@@ -53,8 +53,9 @@ def due(cadence: Cadence, until: int) -> list[int]:
     return [step for step in range(1, until + 1) if cadence.due(step, step == until)]
 
 
-def test_a_given_interval_is_kept_and_the_last_step_needs_none():
-    assert due(Cadence(CheckpointConfig(every=3), World(), 0), 12) == [3, 6, 9]
+def test_a_given_interval_is_kept_and_the_last_step_has_one_too_where_there_are_any():
+    assert due(Cadence(CheckpointConfig(every=3), World(), 0), 11) == [3, 6, 9, 11]
+    assert due(Cadence(CheckpointConfig(every="auto"), World(), 0), 4) == [4]
     assert due(Cadence(CheckpointConfig(every=0), World(), 0), 12) == []
 
 

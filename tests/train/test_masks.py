@@ -16,7 +16,7 @@ from vicuna.conversation import Conversation, Message
 from vicuna.prompt import template
 from vicuna.template import BUILT_IN
 from vicuna.train.config import DataConfig
-from vicuna.train.tokens import Recipe, Sampler
+from vicuna.train.tokens import Rules, Sampler
 
 BYTES = [kind for kind in [*MAKERS, *CHANGED] if kind.startswith(("byte-level", "llama 3", "qwen"))]
 SPELT = [kind for kind in [*MAKERS, *CHANGED] if kind not in (*BYTES, "wordpiece")]
@@ -25,7 +25,7 @@ SPELT = [kind for kind in [*MAKERS, *CHANGED] if kind not in (*BYTES, "wordpiece
 
 @functools.cache
 def sampler(kind: str, name: str) -> Sampler:
-    return Sampler(Recipe(tokenizer(kind), template(name), 100_000, DataConfig()))
+    return Sampler(Rules(tokenizer(kind), template(name), 100_000, DataConfig()))
 
 
 def texts(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:

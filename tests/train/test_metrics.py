@@ -88,7 +88,7 @@ def test_a_line_says_loss_speed_fill_utilisation_memory_and_time_left(tmp_path, 
     (line,) = capsys.readouterr().err.splitlines()
     mfu = 6e9 * 900 / 0.5 / (2 * 989e12)
     for part in ("step 4/12", "loss 0.5000", "lr 1.00e-03", "1,200 target tokens/s", "1,800 tokens/s", "fill 90.0%",
-                 f"MFU {mfu:.1%}", "2.5 GB", "left"):  # fmt: skip
+                 f"MFU {mfu:.1%}", "2.3 GiB", "left"):  # fmt: skip
         assert part in line
 
 

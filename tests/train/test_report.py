@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vicuna import manifest, page
 from vicuna.config import ModelConfig, dump
-from vicuna.errors import InputError
+from vicuna.errors import InputError, VicunaError
 from vicuna.files import write_text
 from vicuna.train import masks, report
 from vicuna.train.charts import smooth
@@ -106,6 +106,28 @@ def test_a_run_on_cpus_has_no_gpu_hours_and_no_cost(tmp_path):
 def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match=r"is not the folder of a run \(starts.jsonl is missing\)"):
         report.write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("config.yaml", "optim: [", "config.yaml:1: not YAML"),
+        ("config.yaml", "optim: {wamup: 0.1}", "config.yaml:1: there is no setting optim.wamup"),
+        ("data.json", '{"samples": 3}', "data.json is not what this version writes"),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_clear_line(tmp_path, name, text, says):
+    go(tmp_path, 0, 1)
+    write_text(tmp_path / name, text)
+    with pytest.raises(VicunaError, match=says):
+        report.write(tmp_path)
+
+
+def test_a_base_model_that_a_run_made_is_called_by_its_run(tmp_path):
+    go(tmp_path, 0, 1)
+    write_text(tmp_path / "config.yaml", dump(replace(CONFIG, model=ModelConfig(path="runs/base/model"))))
+    report.write(tmp_path)
+    assert "<p>base/model learnt 1,400 target tokens" in text_of(tmp_path)
 
 
 def test_a_run_without_a_step_is_one_clear_line(tmp_path):

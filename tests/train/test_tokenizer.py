@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from tests.tokenizers_kinds import MAKERS
 from vicuna.conversation import Message
+from vicuna.errors import InputError
 from vicuna.models.load import load_tokenizer
 from vicuna.prompt import encode_prompt, template
-from vicuna.train.tokenizer import store_template, train
+from vicuna.train.config import TokenizerConfig
+from vicuna.train.tokenizer import main, store_template, train
 
 TOKENIZER = train(iter(["The capital of France is Paris. 12 plus 30 is 42."] * 20), 330)
 
@@ -56,3 +58,10 @@ def test_the_stored_template_gives_other_servers_the_trained_tokens(kind, caplog
     assert ids == encode_prompt(messages, tokenizer, chosen)
     assert ("bos_token" in tokenizer.chat_template) == (len(tokenizer("").input_ids) > 0)
     assert not caplog.text
+
+
+def test_a_tokenizer_is_not_made_of_no_conversations(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"there is no conversation in .*empty.jsonl"):
+        main(TokenizerConfig(inputs=(str(tmp_path / "empty.jsonl"),), out=str(tmp_path / "made")))
+    assert not (tmp_path / "made").exists()

@@ -35,6 +35,6 @@ def engine(config: EngineConfig) -> Engine:
         from vicuna.data.cluster import Cluster
 
         return Cluster(config)
-    from vicuna.data.workers import Workers
+    from vicuna.workers import Workers
 
-    return Workers(config.workers)
+    return Workers(config.workers, "--engine.workers")

@@ -8,6 +8,7 @@ from vicuna.eval.config import EvalConfig, ReportConfig, RescoreConfig
 
 PROG = "python -m vicuna.eval"
 COMMANDS = {
+    "run": Command("vicuna.eval.__main__:evaluate", "ask, judge and report (what happens without a command too)"),
     "rescore": Command("vicuna.eval.__main__:rescore", "read judgement files of other projects again"),
     "report": Command("vicuna.eval.__main__:report", "score a run folder again and write its report, offline"),
 }
@@ -15,10 +16,13 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation, or the command that the first word names."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        return dispatch(PROG, "Compare chatbots. Without a command: run an evaluation.", COMMANDS, words)
-    return run(EvalConfig, _evaluate, words, PROG)
+    words = sys.argv[1:] if argv is None else argv
+    return dispatch(PROG, "Compare chatbots.", COMMANDS, words, usual="run")
+
+
+def evaluate(argv: list[str]) -> int:
+    """The `run` command."""
+    return run(EvalConfig, _evaluate, argv, PROG)
 
 
 def rescore(argv: list[str]) -> int:

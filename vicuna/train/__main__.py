@@ -20,9 +20,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """The stage's command line; settings without a command mean `run`."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0].startswith("-"):
-        words = ["run", *words]
-    return dispatch(PROG, "Fine-tune a base model on cleaned conversations.", COMMANDS, words)
+    return dispatch(PROG, "Fine-tune a base model on cleaned conversations.", COMMANDS, words, usual="run")
 
 
 def train(argv: list[str]) -> int:

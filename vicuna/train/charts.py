@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vicuna import page
-from vicuna.hardware import find_gpu
+from vicuna.hardware import GIB, find_gpu
+from vicuna.train.figures import size
 from vicuna.train.metrics import HeldOut, Row, Start
 
 Curve = npt.NDArray[np.float64]
@@ -131,14 +132,14 @@ def memory(rows: Sequence[Row], device: str) -> str:
     gpu = find_gpu(device)
 
     def draw(axes: Any) -> None:
-        _line(axes, steps, held / 1e9, page.COLOURS[7])
-        limit = gpu.memory / 1e9 if gpu else 0.0
+        _line(axes, steps, held / GIB, page.COLOURS[7])
+        limit = gpu.memory / GIB if gpu else 0.0
         if gpu:
             axes.axhline(limit, color=_GREY, linewidth=1, linestyle="--")
-        axes.set_ylim(0, 1.12 * max(limit, float(held.max()) / 1e9))
+        axes.set_ylim(0, 1.12 * max(limit, float(held.max()) / GIB))
 
-    where = f"of its GPU; dashed: all that it has, {gpu.memory / 1e9:.0f} GB" if gpu else "of its process"
-    return _half(draw, "memory, GB", f"Most memory that rank 0 held: {held.max() / 1e9:.1f} GB {where}.")
+    where = f"of its GPU; dashed: all that it has, {size(gpu.memory)}" if gpu else "of its process"
+    return _half(draw, "memory, GiB", f"Most memory that rank 0 held: {size(float(held.max()))} {where}.")
 
 
 # ---------------------------------------- parts of drawings

@@ -5,6 +5,7 @@ up. What is found at the next start, all ranks have agreed on.
 """
 
 import contextlib
+import datetime
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from vicuna import manifest
 from vicuna.errors import InputError, VicunaError
 from vicuna.files import read_json, sha256_file, write_failure, write_json
 from vicuna.train import state as states
-from vicuna.train.parallel import World
+from vicuna.train.parallel import OthersLost, World
 from vicuna.train.verified import VerifiedFiles
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Checkpoints:
             asynchronous: write in the background; otherwise `save` returns when the checkpoint is complete.
         """
         self._folder, self._run, self._keep = folder, run, keep
-        group = dist.new_group(backend="gloo") if world.size > 1 else None
+        limit = datetime.timedelta(seconds=world.timeout)
+        group = dist.new_group(backend="gloo", timeout=limit) if world.size > 1 else None
         self._world = _Aside(**vars(world), group=group)
         self._staging = states.Staging(world.device) if asynchronous else None
         self._thread: threading.Thread | None = None
@@ -255,7 +257,7 @@ class Checkpoints:
         except RuntimeError as error:
             if self._world.size == 1:
                 raise
-            raise VicunaError(f"{what}: a rank was lost meanwhile") from error
+            raise OthersLost(f"{what}: a rank was lost meanwhile") from error
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,8 @@ def _evaluation(value: str, old: Old) -> Became:
         return Became({}, "not needed: without held-out data there is no held-out loss")
     if "eval_data_path" not in old.flags:
         return Became({}, "nothing is held out: add --data.held_out FILE or --data.held_out_share 0.02")
-    return Became({}, "" if value == "steps" else "it is taken every --track.held_out_every steps here")
+    also = " too" if value == "steps" else ""
+    return Became({}, f"it is taken every so many steps here{also} (--track.held_out_every)")
 
 
 def _evaluation_steps(value: str, old: Old) -> Became:
@@ -207,7 +208,8 @@ def _evaluation_steps(value: str, old: Old) -> Became:
 def _saving(value: str, old: Old) -> Became:
     if value == "no":
         return Became({"checkpoint.every": ["0"]}, "then a run that is killed begins again")
-    return Became({}, "" if value == "steps" else "--checkpoint.every is a number of steps, or auto (taken now)")
+    also = " too" if value == "steps" else ""
+    return Became({}, f"it is done every so many steps here{also} (--checkpoint.every, or auto)")
 
 
 def _saving_steps(value: str, old: Old) -> Became:

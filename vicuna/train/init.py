@@ -6,6 +6,7 @@ from vicuna import manifest
 from vicuna.config import to_dict
 from vicuna.models.load import checkpoint_hash, load_tokenizer, quiet_transformers
 from vicuna.train.config import InitConfig
+from vicuna.train.figures import count
 
 PLACES = ("tokenizer", "out")
 """Settings that are no part of what is made: the tokenizer's content hash stands for its path."""
@@ -25,7 +26,7 @@ def main(config: InitConfig) -> None:
         facts["parameters"] = model.num_parameters()
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    print(f"LLaMA of {facts['parameters'] / 1e6:.1f} million random weights in {config.out}")
+    print(f"LLaMA of {count(facts['parameters'])} random weights in {config.out}")
 
 
 def _model(config: InitConfig, tokenizer: Any) -> Any:

@@ -14,6 +14,7 @@ from vicuna.prompt import Template
 from vicuna.prompt import template as named_template
 from vicuna.train.config import TrainConfig
 from vicuna.train.dataset import Dataset, dataset_hash
+from vicuna.train.model import read_settings
 from vicuna.train.parallel import World
 from vicuna.train.prepare import prepare
 
@@ -80,14 +81,16 @@ def gather(config: TrainConfig, world: World, dtype: torch.dtype) -> Inputs | No
     if done:
         return None
     with world.one_fails_all_fail("reading the inputs"):
+        read_settings(config, base)  # what cannot be trained is refused before anything is made for it
         tokenizer = load_tokenizer(base)
         template = _template(config, base, tokenizer)
         cache, prepared = Path(config.data.cache or Path(config.out) / "tokens"), None
         if world.is_local_main:
             prepared = prepare(config.data, tokenizer, template, config.model.max_length, cache)
     prepared = world.gather(prepared)[world.rank - world.local_rank]  # by this node's first rank
-    assert prepared is not None
-    data, held_out = prepared.open()
+    with world.one_fails_all_fail("reading the inputs"):
+        assert prepared is not None
+        data, held_out = prepared.open()
     return Inputs(base, tokenizer, template, data, held_out, parents)
 
 

@@ -65,10 +65,13 @@ class Cadence:
         self._beside: list[float] = []  # and of those during which the last checkpoint was written
 
     def due(self, step: int, last: bool) -> bool:
-        """Whether a checkpoint follows this step (from 1); the last one is followed by the finished model."""
-        if last or not self._every:
+        """Whether a checkpoint follows this step (from 1); with any at all, one follows the last step.
+
+        So a kill while the model is written, or a disk that is too full for it, costs no training.
+        """
+        if not self._every:
             return False
-        return step >= self._next if self._every == "auto" else step % self._every == 0
+        return last or (step >= self._next if self._every == "auto" else step % self._every == 0)
 
     def ran(self, seconds: float, writing: bool) -> None:
         """A step took so long, and a checkpoint was written beside it, or not."""

@@ -129,7 +129,7 @@ class Loop:
                 if number and not last:
                     self._stop(position, int(number))
                 if self.cadence.due(position.step, last):
-                    self._save(position)
+                    self._save(position, last)
 
     def _step(self, position: Position) -> None:
         began, at = time.perf_counter(), position.step
@@ -151,14 +151,17 @@ class Loop:
             self.progress.add(Step(position.step, loss, norm, rate, tokens, targets, squares, capacity, seconds))
 
     def _diverged(self, at: int, loss: float, norm: float) -> Diverged:
-        names = ", ".join(self.feed.names(at)[:8])
+        names = self.feed.names(at)
+        some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         kept = self.checkpoints.complete()
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return Diverged(f"step {at + 1}: loss {loss}, gradient norm {norm} (samples {names}, ...); {last}; "
+        return Diverged(f"step {at + 1}: loss {loss}, gradient norm {norm} (samples {some}); {last}; "
                         "lower --optim.lr or look at these samples")  # fmt: skip
 
-    def _save(self, position: Position) -> None:
+    def _save(self, position: Position, last: bool) -> None:
         self.checkpoints.save(position, self.objective, self.optimizer)
+        if last:
+            return
         said = self.cadence.saved(position.step, self.checkpoints.blocked, self.checkpoints.written)
         if said and self.world.is_main:
             print(said, file=sys.stderr, flush=True)

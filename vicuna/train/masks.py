@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from vicuna.errors import InputError
 from vicuna.files import read_json, to_json, write_text
 from vicuna.train.dataset import Dataset, Sample
 
@@ -94,9 +95,16 @@ def store(path: Path, found: Learnt) -> None:
 
 
 def read(path: Path) -> Learnt:
-    """What a run learns from, as it wrote it."""
+    """What a run learns from, as it wrote it.
+
+    Raises:
+        InputError: the file is damaged, or another version wrote it.
+    """
     tree = read_json(path)
-    return Learnt(**tree | {"shown": [_from_tree(each) for each in tree["shown"]]})
+    try:
+        return Learnt(**tree | {"shown": [_from_tree(each) for each in tree["shown"]]})
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not what this version writes; remove it to go without its samples") from error
 
 
 _LISTS = ("pieces", "ending")

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from vicuna.errors import InputError
 from vicuna.files import AppendLog, read_jsonl, replacing, to_json
-from vicuna.hardware import peak_flops
+from vicuna.hardware import GIB, peak_flops
+from vicuna.train.figures import clock, size
 from vicuna.train.trackers import Tracker
 
 METRICS, HELD_OUT, STARTS = "metrics.jsonl", "held_out.jsonl", "starts.jsonl"
@@ -169,7 +170,7 @@ class Progress:
         if peak := self._start.peak:
             parts.append(f"MFU {sum(row.flops for row in rows) / seconds / peak:.1%}")
         memory = max(row.memory for row in rows)
-        _say(self._count(last.step), *parts, f"{memory / 1e9:.1f} GB", f"{duration(self._left(last.step))} left")
+        _say(self._count(last.step), *parts, size(memory), f"{clock(self._left(last.step))} left")
 
     def _count(self, step: int) -> str:
         return f"step {step}/{self._start.total}"
@@ -182,7 +183,7 @@ class Progress:
         values = {
             "loss": row.loss, "grad_norm": row.grad_norm, "lr": row.lr, "fill": row.tokens / row.capacity,
             "target_tokens_per_second": row.targets / row.seconds, "tokens_per_second": row.tokens / row.seconds,
-            "memory_gb": row.memory / 1e9,
+            "memory_gib": row.memory / GIB,
         }  # fmt: skip
         if peak := self._start.peak:
             values["mfu"] = row.flops / row.seconds / peak
@@ -245,10 +246,3 @@ def _process_began() -> float:
 
 def _say(*parts: str) -> None:
     print("  ".join(parts), file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as on a clock: 1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -71,13 +71,10 @@ def build(
         ConfigError: the base model cannot do what the settings ask of it.
         InputError: it cannot be read, or not be trained here.
     """
-    settings = load_settings(folder)
-    check_logits(settings)
-    scale_positions(settings, config.rope)
+    settings = read_settings(config, folder)
     growth = grow(settings, tokenizer, adapter=config.lora.kind != "none")
     if growth and world.is_main:
         print(growth)
-    _check_context(settings, config, folder)
     if config.lora.kind == "qlora":
         model = load_in_4bit(folder, precision.dtype, world.device, settings)
         objective, backend = _prepare(model, config, world, precision)
@@ -93,6 +90,28 @@ def build(
         for layer in decoder_layers(objective.model):
             layer.compile(dynamic=True)
     return objective, backend
+
+
+def read_settings(config: TrainConfig, folder: Path) -> Any:
+    """transformers' configuration from which the model is built, with scaled positions where they are asked for.
+
+    Raises:
+        ConfigError: samples may be longer than the context.
+        InputError: the base model is of a kind that cannot be trained here.
+    """
+    settings = load_settings(folder)
+    if settings.get_text_config() is not settings:
+        raise InputError(f"{folder} holds a {settings.model_type} model, in which text is one part of several; take a "
+                         "model of text alone")  # fmt: skip
+    check_logits(settings)
+    scale_positions(settings, config.rope)
+    limit = getattr(settings, "max_position_embeddings", None)  # some kinds of positions have no end
+    if limit and config.model.max_length > limit:
+        raise ConfigError(
+            f"model.max_length is {config.model.max_length}, and {folder} has {limit} positions; lower it, or scale "
+            "the positions with --rope.kind and --rope.factor"
+        )
+    return settings
 
 
 def empty(settings: Any, config: TrainConfig, world: World, precision: Precision) -> tuple[Objective, Backend]:
@@ -155,11 +174,16 @@ def whole_tensors(
         device: where ranks exchange tensors.
         only: name → whether it is wanted; None wants all.
     """
+    for name, value in _stored(model):
+        if only is None or only(name):
+            yield name, _whole(value, device).cpu()
+
+
+def _stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers that are in a model's files, tied ones once; each whole, or this rank's part of it."""
     once = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(once)
-    for name, value in model.state_dict().items():
-        if name not in tied and (only is None or only(name)):
-            yield name, _whole(value, device).cpu()
+    return ((name, value) for name, value in model.state_dict().items() if name not in tied)
 
 
 def _whole(value: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -169,15 +193,6 @@ def _whole(value: torch.Tensor, device: torch.device) -> torch.Tensor:
         local = value.to_local().to(device)
         value = DTensor.from_local(local, value.device_mesh, value.placements, shape=value.shape, stride=value.stride())
     return value.full_tensor()
-
-
-def _check_context(settings: Any, config: TrainConfig, folder: Path) -> None:
-    limit = settings.max_position_embeddings
-    if config.model.max_length > limit:
-        raise ConfigError(
-            f"model.max_length is {config.model.max_length}, and {folder} has {limit} positions; lower it, or scale "
-            "the positions with --rope.kind and --rope.factor"
-        )
 
 
 def _recompute(model: Any, every: int) -> None:
@@ -219,31 +234,31 @@ def _materialise(objective: Objective, device: torch.device) -> None:
 
 
 def _source(folder: Path, model: Any, config: TrainConfig) -> dict[str, torch.Tensor]:
-    """Parameter name → its whole first value in main memory, from the base model's folder or as an adapter begins."""
+    """Name → whole first value in main memory, from the base model's folder or as an adapter begins."""
     found = dict(adapter_weights(model, config.seed)) if config.lora.kind != "none" else {}
     if config.lora.kind == "qlora":
         return found
     stored, tables = load_model(folder, "auto", "cpu").state_dict(), embedding_names(model)
-    for name, parameter in model.named_parameters():
+    for name, value in _stored(model):
         if not is_adapter(name):
             weights = stored[base_name(name)]
-            found[name] = grown(weights, parameter.shape[0]) if name in tables else weights
+            found[name] = grown(weights, value.shape[0]) if name in tables else weights
     return found
 
 
 @torch.no_grad()
 def _fill(model: Any, source: Mapping[str, torch.Tensor], world: World, *, adapter_only: bool) -> None:
-    """Give parameters their values from rank 0, one at a time; `source` is empty elsewhere."""
-    for name, parameter in model.named_parameters():
+    """Give parameters and buffers their values from rank 0, one at a time; `source` is empty elsewhere."""
+    for name, value in _stored(model):
         if adapter_only and not is_adapter(name):
             continue
-        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device)
+        whole = torch.empty(value.shape, dtype=value.dtype, device=world.device)
         if world.is_main:
             whole.copy_(source[name])
         if world.size > 1:
             torch.distributed.broadcast(whole, 0)
-        if isinstance(parameter, DTensor):
-            part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.to_local().copy_(part.to_local())
+        if isinstance(value, DTensor):
+            part = distribute_tensor(whole, value.device_mesh, value.placements, src_data_rank=None)
+            value.to_local().copy_(part.to_local())
         else:
-            parameter.copy_(whole)
+            value.copy_(whole)

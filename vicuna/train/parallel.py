@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,10 +12,22 @@ import torch
 import torch.distributed as dist
 
 from vicuna.errors import VicunaError
+from vicuna.train.supervise import LOST
 
 T = TypeVar("T")
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """What carries tensors between ranks, by device; gloo is beside nccl for state in main memory."""
+ALONE = datetime.timedelta(days=1)
+"""How long ranks wait while one of them works for all: tokenises, loads or writes a model. One that dies ends the wait
+at once, because its connections close."""
+_GLOO = re.compile(r"/gloo/\S+\] (.+?)(?:\. This is typically|$)")
+"""How gloo's errors, which have no type of their own, name a connection that closed or a time that ran out."""
+
+
+class OthersLost(VicunaError):
+    """This rank ends because another one failed or is gone."""
+
+    exit_status = LOST
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class World:
     """Number of ranks on this node."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this rank computes."""
+    timeout: float = 600.0
+    """Seconds that it waits for the others in a step or a checkpoint."""
 
     @property
     def is_main(self) -> bool:
@@ -88,7 +103,7 @@ class World:
         if mine:
             raise mine
         if others := [f"rank {rank}: {text}" for rank, text in enumerate(said) if text]:
-            raise VicunaError(f"{what} failed on another rank ({others[0]})")
+            raise OthersLost(f"{what} failed on another rank ({others[0]})")
 
 
 _CONTROL: list[Any] = []
@@ -107,23 +122,57 @@ def joined(device: str, timeout: float, *, alone_too: bool) -> Iterator[World]:
         device: "cpu" or "cuda".
         timeout: seconds that a rank waits for the others.
         alone_too: make a process group of one where there are no other ranks (sharding needs one).
+
+    Raises:
+        VicunaError: the ranks do not meet.
+        OthersLost: in the block, another rank died or did not answer in time.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     place = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(place)
-    world = World(rank, size, local_rank, local_size, place)
+    world = World(rank, size, local_rank, local_size, place, timeout)
     if size == 1 and not alone_too:
         yield world
         return
-    limit = datetime.timedelta(seconds=timeout)
-    store = dist.HashStore() if size == 1 else None  # type: ignore[attr-defined]  # a meeting place for one
-    dist.init_process_group(BACKENDS[device], rank=rank, world_size=size, timeout=limit, store=store)
-    _CONTROL[:] = [dist.new_group(backend="gloo", timeout=limit)]
+    _meet(world, BACKENDS[device])
+    done = False
     try:
         yield world
+        done = True
+    except RuntimeError as error:
+        if size > 1 and (why := _lost(error)):
+            raise OthersLost(f"rank {rank} lost the others ({why}); the same command goes on from the newest "
+                             "checkpoint") from error  # fmt: skip
+        raise
     finally:
         _CONTROL.clear()
-        dist.destroy_process_group()
+        if done or size == 1:  # it takes all ranks to part, and after an error some are elsewhere
+            dist.destroy_process_group()
+
+
+def _meet(world: World, backend: str) -> None:
+    limit = datetime.timedelta(seconds=world.timeout)
+    store = dist.HashStore() if world.size == 1 else None  # type: ignore[attr-defined]  # a meeting place for one
+    try:
+        dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=limit, store=store)
+        _CONTROL[:] = [dist.new_group(backend="gloo", timeout=ALONE)]
+    except (RuntimeError, ValueError) as error:
+        where = ":".join(os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise VicunaError(
+            f"rank {world.rank} does not meet the other {world.size - 1} at {where}: {_first_line(error)}"
+        ) from error
+
+
+def _lost(error: RuntimeError) -> str:
+    """How another rank was lost, if that is what the error says; nccl's errors have a type."""
+    if found := _GLOO.search(str(error)):
+        return found[1]
+    return _first_line(error) if isinstance(error, dist.DistError) else ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

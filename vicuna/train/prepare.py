@@ -20,7 +20,7 @@ from vicuna.plain import plain_tokenizer
 from vicuna.prompt import Template
 from vicuna.train.config import DataConfig
 from vicuna.train.dataset import Dataset, dataset_hash, files_of, held_apart
-from vicuna.train.tokens import Block, Recipe, blocks
+from vicuna.train.tokens import Block, Rules, blocks
 
 logger = logging.getLogger(__name__)
 
@@ -69,20 +69,20 @@ def prepare(config: DataConfig, tokenizer: Any, template: Template, max_length: 
         TemplateError: the template cannot say a conversation.
         TokenizerError: the tokenizer has no fast (Rust) backend.
     """
-    recipe = Recipe(tokenizer, template, max_length, config)
-    learnt = _tokenised(config.path, recipe, cache)
-    held_out = _tokenised(config.held_out, recipe, cache) if config.held_out else None
+    rules = Rules(tokenizer, template, max_length, config)
+    learnt = _tokenised(config.path, rules, cache)
+    held_out = _tokenised(config.held_out, rules, cache) if config.held_out else None
     return Prepared(learnt, held_out, config.held_out_share)
 
 
-def _tokenised(path: str, recipe: Recipe, cache: Path) -> Path:
+def _tokenised(path: str, rules: Rules, cache: Path) -> Path:
     """The folder of one path's tokens."""
-    parents = {"data": dataset_hash(path), "tokenizer": _tokenizer_hash(recipe.tokenizer)}
-    if recipe.data.format == "conversations":
-        parents["template"] = recipe.template.hash
+    parents = {"data": dataset_hash(path), "tokenizer": _tokenizer_hash(rules.tokenizer)}
+    if rules.data.format == "conversations":
+        parents["template"] = rules.template.hash
     settings = {
-        "layout": LAYOUT, "max_length": recipe.max_length, "format": recipe.data.format,
-        "rounds": recipe.data.rounds, "overlong": recipe.data.overlong,
+        "layout": LAYOUT, "max_length": rules.max_length, "format": rules.data.format,
+        "rounds": rules.data.rounds, "overlong": rules.data.overlong,
     }  # fmt: skip
     folder = cache / sha256_text(json.dumps([parents, settings], sort_keys=True))[:16]
     with _locked(cache):
@@ -91,7 +91,7 @@ def _tokenised(path: str, recipe: Recipe, cache: Path) -> Path:
             return folder
         facts: dict[str, Any] = {}
         with manifest.making(folder, KIND, parents=parents, config=settings, facts=facts) as part:
-            facts |= _write(part, path, recipe)
+            facts |= _write(part, path, rules)
     _tell(path, folder, facts)
     return folder
 
@@ -103,10 +103,11 @@ def _tell(path: str, folder: Path, facts: Mapping[str, Any]) -> None:
         "%s: %s samples, %s tokens, %.1f%% of them learnt: %s", path, f"{facts['samples']:,}", f"{facts['tokens']:,}",
         100 * facts["targets"] / facts["tokens"], folder,
     )  # fmt: skip
+    whole = f"{facts['samples'] + lost:,}"
     for reason, count in facts["dropped"].items():
-        logger.warning("%d of %d samples left out: %s", count, facts["samples"] + lost, reason)
+        logger.warning("%s of %s samples left out: %s", f"{count:,}", whole, reason)
     if facts["cut"]:
-        logger.warning("%d of %d samples lost their end", facts["cut"], facts["samples"] + lost)
+        logger.warning("%s of %s samples lost their end", f"{facts['cut']:,}", whole)
     if lost or facts["cut"]:
         logger.warning("they are listed in %s", folder / LEDGER)
 
@@ -131,14 +132,14 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _write(part: Path, path: str, recipe: Recipe) -> dict[str, Any]:
+def _write(part: Path, path: str, rules: Rules) -> dict[str, Any]:
     """Tokenise into a folder; returns the facts of its manifest."""
     conversations = (each for file in files_of(path) for each in read_conversations(file))
     with contextlib.ExitStack() as files:
         writer = _Writer(part, files)
-        for block in _watched(blocks(conversations, recipe)):
+        for block in _watched(blocks(conversations, rules)):
             writer.add(block)
-    facts = {"samples": 0, "cut": 0, **writer.facts, "dtype": recipe.dtype.str}
+    facts = {"samples": 0, "cut": 0, **writer.facts, "dtype": rules.dtype.str}
     samples, lost = facts["samples"], sum(facts["dropped"].values())
     if not samples:
         raise InputError(f"{path} holds nothing to learn from ({facts['dropped'] or 'no conversations'})")
@@ -152,7 +153,7 @@ def _write(part: Path, path: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def _watched(made: Iterable[Block]) -> Iterator[Block]:
-    """The blocks, with a line on standard error that counts their conversations."""
+    """The blocks; at a terminal, with a line on standard error that counts their conversations."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -161,7 +162,8 @@ def _watched(made: Iterable[Block]) -> Iterator[Block]:
     first = next(blocks_made, None)  # before the line's thread, so that no process is forked beside it
     if first is None:
         return
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         for block in itertools.chain([first], blocks_made):
             progress.advance(task, block.conversations)

@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from vicuna import manifest, page
-from vicuna.config import to_dict
+from vicuna.config import load, to_dict
 from vicuna.errors import InputError
-from vicuna.files import read_text, write_text
+from vicuna.files import write_text
 from vicuna.manifest import Manifest
 from vicuna.train import charts, masks
 from vicuna.train.config import ReportConfig, TrainConfig
 from vicuna.train.expense import Expense, expense
+from vicuna.train.figures import clock, count
 from vicuna.train.metrics import (
     HELD_OUT,
     METRICS,
@@ -23,7 +24,6 @@ from vicuna.train.metrics import (
     HeldOut,
     Row,
     Start,
-    duration,
     read_held_out,
     read_starts,
     read_steps,
@@ -84,10 +84,19 @@ def read(folder: Path) -> Run:
         rows,
         read_held_out(folder / HELD_OUT),
         starts,
-        yaml.safe_load(read_text(folder / "config.yaml")),
+        _settings_of(folder / "config.yaml"),
         masks.read(folder / masks.NAME) if (folder / masks.NAME).exists() else None,
         manifest.find(folder / "model"),
     )
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """The tree of the run's settings, as this version knows them.
+
+    Raises:
+        ConfigError: the file is damaged, or another version wrote it.
+    """
+    return to_dict(load(TrainConfig, ["--config", str(path)]))
 
 
 def render(run: Run, name: str) -> str:
@@ -107,9 +116,15 @@ def _lead(run: Run, spent: Expense) -> str:
     targets = sum(row.targets for row in run.rows)
     state = "finished" if run.finished else f"not finished: {run.rows[-1].step:,} of {run.total:,} steps so far"
     machines = dict.fromkeys(f"{each.ranks} × {'CPU' if each.device == 'cpu' else each.device}" for each in run.starts)
-    sentence = f"{Path(run.settings['model']['path']).name} learnt {short(targets)} target tokens on "
+    sentence = f"{_base(run.settings['model']['path'])} learnt {count(targets)} target tokens on "
     sentence += f"{', then '.join(machines)}; {state}."
     return f"<p>{html.escape(sentence)}</p>{page.cards([*_results(run), *_costs(run, spent)])}"
+
+
+def _base(path: str) -> str:
+    """What to call the base model; the folder of one that a run has made is always named `model`."""
+    *_, above, name = ("", *Path(path).parts)
+    return f"{above}/{name}" if name == "model" else name
 
 
 def _results(run: Run) -> list[tuple[str, str]]:
@@ -123,7 +138,7 @@ def _results(run: Run) -> list[tuple[str, str]]:
     return [
         *cards,
         (f"{rows[-1].step:,}", "steps" if run.finished else f"of {run.total:,} steps"),
-        (short(sum(row.targets for row in rows)), "target tokens"),
+        (count(sum(row.targets for row in rows)), "target tokens"),
     ]
 
 
@@ -133,7 +148,7 @@ def _costs(run: Run, spent: Expense) -> list[tuple[str, str]]:
     if spent.mfu is not None:
         cards.append((f"{spent.mfu:.1%}", "MFU"))
     times = "" if len(run.starts) == 1 else f" over {len(run.starts)} starts"
-    cards.append((duration(spent.seconds), f"time{times}"))
+    cards.append((clock(spent.seconds), f"time{times}"))
     if spent.gpu_hours is not None:
         cards.append((f"{spent.gpu_hours:,.1f}", "GPU hours"))
     if spent.dollars is not None:
@@ -163,7 +178,7 @@ def _starts(run: Run, spent: Expense) -> str:
     rows = []
     for number, (start, seconds) in enumerate(zip(run.starts, spent.by_start, strict=True), 1):
         lost = f"{start.lost:,}" if start.lost else "–"
-        rows.append((number, f"{start.done:,}", lost, start.ranks, start.device, duration(seconds)))
+        rows.append((number, f"{start.done:,}", lost, start.ranks, start.device, clock(seconds)))
     return page.table(("start", "after step", "steps done again", "ranks", "device", "time"), rows)
 
 
@@ -173,12 +188,12 @@ def _data(run: Run) -> str:
     found = run.learnt
     facts = [
         (f"{found.samples:,}", "samples"),
-        (short(found.tokens), "tokens"),
+        (count(found.tokens), "tokens"),
         (f"{found.targets / found.tokens:.1%}", "of them learnt"),
         (f"{sum(found.left_out.values()):,}", "samples left out"),
     ]
     lost = [*found.left_out.items(), *([("cut at the end, and learnt", found.cut)] if found.cut else [])]
-    table = page.table(("left out or cut", "samples"), [(reason, f"{count:,}") for reason, count in lost])
+    table = page.table(("left out or cut", "samples"), [(reason, f"{number:,}") for reason, number in lost])
     head = f"<h3>{len(found.shown)} samples, token by token</h3>"
     return page.cards(facts) + (table if lost else "") + head + masks.viewer(found.shown)
 
@@ -206,11 +221,3 @@ def _origin(run: Run) -> str:
         ("made on", made.created),
     ]
     return page.table(("content hash", ""), hashes) + page.table(("version", ""), facts)
-
-
-def short(count: float) -> str:
-    """A count in three digits: 1,234 stays, 1,234,567 is 1.23 million."""
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if count >= size:
-            return f"{count / size:.3g} {word}"
-    return f"{count:,.0f}"

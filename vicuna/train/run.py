@@ -1,5 +1,6 @@
 """One training run from settings to a model's folder, on this rank together with the others."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -74,6 +75,8 @@ class Run:
         found = inputs.gather(config, self._world, self._precision.dtype)
         if found is None:
             self._say(f"{self._out}/model is trained already")
+            if self._world.is_main and (self._out / "checkpoints").exists():  # a kill came between
+                self._clear_up()
             return
         steps = plan(
             found.data.lengths, config.capacity, config.batch.bins, config.seed, config.batch.epochs,
@@ -127,18 +130,18 @@ class Run:
         held_out = None
         if found.held_out is not None:
             held_out = feed(found.held_out, plan(found.held_out.lengths, config.capacity, 10**9, 0, width=found.width))
-        progress = self._open_progress(found, len(steps), expected, position) if world.is_main else None
+        with world.one_fails_all_fail(f"writing to {out}"):
+            progress = self._open_progress(found, len(steps), expected, position) if world.is_main else None
         loop = Loop(
             objective, optimizer, feed(found.data, steps),
             lambda step: learning_rate(config.optim, step, len(steps)), config.optim.max_norm, checkpoints,
             Cadence(config.checkpoint, world, position.step), progress, held_out, config.track.held_out_every, world,
         )  # fmt: skip
-        try:
-            loop.run(position)
-        finally:
-            checkpoints.finish()
-            if progress:
-                progress.close()
+        with contextlib.closing(progress) if progress else contextlib.nullcontext():
+            try:
+                loop.run(position)
+            finally:
+                checkpoints.finish()
         return objective, position
 
     def _open_progress(self, found: Inputs, steps: int, expected: Forecast, position: Position) -> Progress:
@@ -160,13 +163,16 @@ class Run:
         }  # fmt: skip
 
     def _finish(self, position: Position) -> None:
+        with self._world.one_fails_all_fail(f"writing the report of {self._out}"):
+            if self._world.is_main:
+                self._clear_up()
+        self._say(f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: "
+                  f"{self._out}/model (report: {self._out / report.NAME})")  # fmt: skip
+
+    def _clear_up(self) -> None:
         """What is left when the model is written: the page, and no checkpoints any more."""
-        if self._world.is_main:
-            page = report.write(self._out)
-            shutil.rmtree(self._out / "checkpoints", ignore_errors=True)
-            print(f"trained {position.step} steps on {position.targets:,} target tokens in {position.seconds:.0f} s: "
-                  f"{self._out}/model (report: {page})")  # fmt: skip
-        self._world.barrier()
+        report.write(self._out)
+        shutil.rmtree(self._out / "checkpoints", ignore_errors=True)
 
     def _device(self) -> str:
         device = self._world.device

@@ -17,6 +17,8 @@ from vicuna.errors import VicunaError
 
 SAVED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """Exit statuses of a rank that was told to stop and has saved, as all ranks do together."""
+LOST = 75
+"""Exit status of a rank that ends because another one failed or is gone: not the cause of anything."""
 PATIENCE = 10.0
 """Seconds that the others have, when one rank failed, to end by themselves, and again after SIGTERM."""
 SAME = 1.0
@@ -138,11 +140,15 @@ def _wait(ranks: Sequence[Rank], asked: Sequence[int], patience: float) -> Rank 
     failed: Rank | None = None
     orders: list[tuple[float, int]] = []  # (when, which signal)
     heard = 0
+    patient = math.inf  # until when
     while True:
         running = [rank for rank in ranks if rank.is_running()]
         now = time.monotonic()
         if failed is None and (failed := _first_to_fail(ranks)):
-            orders += [(now + patience, signal.SIGTERM), (now + 2 * patience, signal.SIGKILL)]
+            patient = now + patience
+            orders += [(patient, signal.SIGTERM), (patient + patience, signal.SIGKILL)]
+        elif failed and failed.code == LOST and now < patient:  # the cause may be slower to end
+            failed = _first_to_fail(ranks)
         if not running:
             return failed
         for number in asked[heard:]:
@@ -157,7 +163,8 @@ def _wait(ranks: Sequence[Rank], asked: Sequence[int], patience: float) -> Rank 
 
 def _first_to_fail(ranks: Sequence[Rank]) -> Rank | None:
     """Of several that are found at once, one that a signal killed: the others failed because it was gone."""
-    return min((rank for rank in ranks if rank.has_failed()), key=lambda rank: (rank.code or 0) > 0, default=None)
+    failed = (rank for rank in ranks if rank.has_failed())
+    return min(failed, key=lambda rank: (rank.code == LOST, (rank.code or 0) > 0), default=None)
 
 
 def _verdict(ranks: Sequence[Rank], failed: Rank | None, asked: Sequence[int]) -> int:
@@ -165,7 +172,7 @@ def _verdict(ranks: Sequence[Rank], failed: Rank | None, asked: Sequence[int]) -
     if failed is None:
         return max(rank.code or 0 for rank in ranks)
     code = failed.code or 0
-    if asked and (len(asked) > 1 or code == -asked[0]):  # we killed it, or it had nothing to save yet
+    if asked and (len(asked) > 1 or code in (-asked[0], LOST)):  # we killed it, or it had nothing to save yet
         return 128 + asked[0]
     _show_last_words(ranks, failed)
     if code > 0 and failed.last_line().startswith(b"error: "):
@@ -176,7 +183,7 @@ def _verdict(ranks: Sequence[Rank], failed: Rank | None, asked: Sequence[int]) -
 def _show_last_words(ranks: Sequence[Rank], failed: Rank) -> None:
     """What the failed ranks said last, but the same only once; what the first rank said is on the screen."""
     known = {rank.last_line() for rank in ranks if rank.first}
-    for rank in (failed, *(rank for rank in ranks if rank.has_failed() and (rank.code or 0) > 0)):
+    for rank in (failed, *(rank for rank in ranks if rank.has_failed() and rank.code != LOST and (rank.code or 0) > 0)):
         if rank.last_line() not in known:
             known.add(rank.last_line())
             for line in rank.said.decode(errors="replace").splitlines()[-40:]:

@@ -8,6 +8,7 @@ from typing import Any
 from vicuna import manifest
 from vicuna.config import to_dict
 from vicuna.conversation import Message, read_conversations
+from vicuna.errors import InputError
 from vicuna.prompt import Template, encode_prompt, template
 from vicuna.template import TextTemplate
 from vicuna.train.config import TokenizerConfig
@@ -15,8 +16,6 @@ from vicuna.train.dataset import dataset_hash, files_of
 
 logger = logging.getLogger(__name__)
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
-
-
 PLACES = ("inputs", "out")
 """Settings that are no part of what is made: the inputs' content hashes stand for their paths."""
 
@@ -35,14 +34,23 @@ def main(config: TokenizerConfig) -> None:
         store_template(tokenizer, chosen)
         facts["size"] = len(tokenizer)
         tokenizer.save_pretrained(part)
-    print(f"tokenizer with {facts['size']} tokens in {config.out}")
+    less = " (the text gives no more)" if facts["size"] < config.size else ""
+    print(f"tokenizer with {facts['size']:,} tokens{less} in {config.out}")
 
 
 def texts(inputs: tuple[str, ...], chosen: Template) -> Iterator[str]:
-    """Every conversation as the model will see it."""
+    """Every conversation as the model will see it.
+
+    Raises:
+        InputError: there is none, or one cannot be read.
+    """
+    some = False
     for path in (file for each in inputs for file in files_of(Path(each))):
         for conversation in read_conversations(path):
+            some = True
             yield "".join(piece.text for piece in chosen.pieces(conversation.messages) if not piece.control)
+    if not some:
+        raise InputError(f"there is no conversation in {', '.join(inputs)}")
 
 
 def train(lines: Iterator[str], size: int) -> Any:

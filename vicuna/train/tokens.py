@@ -1,19 +1,9 @@
 """Conversations → samples of tokens, a block at a time, in as many processes as there is work for."""
 
-import collections
 import hashlib
 import itertools
-import multiprocessing
-import os
 import re
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,15 +12,14 @@ import numpy.typing as npt
 
 from vicuna.conversation import Conversation, problems
 from vicuna.encoding import Encoder, Tokens
-from vicuna.errors import InputError, VicunaError
+from vicuna.errors import InputError
 from vicuna.hardware import cpu_count
 from vicuna.prompt import Template
 from vicuna.train.config import DataConfig
+from vicuna.workers import Workers
 
 BLOCK = 1000
 """Conversations that are tokenised together; all that a process holds at once."""
-WAITING = 3
-"""Blocks for each process that are read before their results are taken."""
 SAMPLE = np.dtype(
     [("tokens", "<i4"), ("targets", "<i4"), ("name", "<i4"), ("conversation", "<u8"), ("stem", "<u8"), ("place", "<u8")]
 )
@@ -41,7 +30,7 @@ _PIECE = re.compile(r"_\d+(?:\.\d+)?\Z")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Rules:
     """What decides the tokens of a conversation."""
 
     tokenizer: Any
@@ -87,15 +76,15 @@ class Block:
 class Sampler:
     """Makes samples of conversations."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, rules: Rules) -> None:
         """
         Raises:
             TokenizerError: the tokenizer has no fast (Rust) backend.
             InputError: plain text is to be learnt, and the tokenizer has no EOS token to end it.
         """
-        self._recipe = recipe
-        self._encoder = Encoder(recipe.tokenizer, recipe.template)
-        if recipe.data.format == "text" and recipe.tokenizer.eos_token_id is None:
+        self._rules = rules
+        self._encoder = Encoder(rules.tokenizer, rules.template)
+        if rules.data.format == "text" and rules.tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no EOS token, which ends a text; give it one (eos_token)")
 
     def __call__(self, conversations: list[Conversation]) -> Block:
@@ -121,27 +110,31 @@ class Sampler:
                     rows.append((len(tokens.ids), _targets(tokens), len(names[-1]), *hashes))
         return Block(
             conversations=len(conversations),
-            ids=_joined([each.ids for each in made], self._recipe.dtype),
+            ids=_joined([each.ids for each in made], self._rules.dtype),
             is_target=_joined([each.is_target for each in made], np.dtype(np.bool_)),
             names=b"".join(names),
             samples=np.array(rows, SAMPLE),
             lost=lost,
         )
 
+    def __reduce__(self) -> tuple[type["Sampler"], tuple[Rules]]:
+        """Where processes are not forked, the rules travel and the memory of words does not."""
+        return Sampler, (self._rules,)
+
     def _samples(self, conversation: Conversation) -> Iterator[tuple[str, Tokens]]:
-        if self._recipe.data.format == "text":
+        if self._rules.data.format == "text":
             yield from self._texts(conversation)
             return
         if reasons := problems(conversation):
             name, source = conversation.id, conversation.source
             where = name if source in ("", name) else f"{source} ({name})"
             raise InputError(f"{where}: {reasons[0]}; clean it with vicuna.data first")
-        for each in _rounds(conversation) if self._recipe.data.rounds == "single" else [conversation]:
+        for each in _rounds(conversation) if self._rules.data.rounds == "single" else [conversation]:
             yield each.id, self._encoder(each)
 
     def _texts(self, conversation: Conversation) -> Iterator[tuple[str, Tokens]]:
         """The messages as one document: BOS, text, EOS, in pieces of at most `max_length` tokens, all learnt."""
-        tokenizer, most = self._recipe.tokenizer, self._recipe.max_length
+        tokenizer, most = self._rules.tokenizer, self._rules.max_length
         text = "\n".join(message.content for message in conversation.messages)
         ids = np.array([*tokenizer(text).input_ids, tokenizer.eos_token_id], np.uint32)
         for start in range(0, len(ids), most):
@@ -150,9 +143,9 @@ class Sampler:
 
     def _fit(self, tokens: Tokens) -> tuple[Tokens | None, str]:
         """A sample as it is learnt, and what is wrong with it; None where it is not learnt at all."""
-        most, reason = self._recipe.max_length, ""
+        most, reason = self._rules.max_length, ""
         if len(tokens.ids) > most:
-            if self._recipe.data.overlong == "drop":
+            if self._rules.data.overlong == "drop":
                 return None, f"longer than {most} tokens"
             tokens, reason = Tokens(tokens.ids[:most], tokens.is_target[:most]), f"cut to {most} tokens"
         if not _targets(tokens):
@@ -190,61 +183,28 @@ def _hash(text: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ processes
-def blocks(conversations: Iterable[Conversation], recipe: Recipe) -> Iterator[Block]:
-    """The samples of all conversations, in order. One block is worked on here, more in `recipe.data.workers` processes.
+def blocks(conversations: Iterable[Conversation], rules: Rules) -> Iterator[Block]:
+    """The samples of all conversations, in order. One block is worked on here, more in `rules.data.workers` processes.
 
     Raises:
         InputError, TemplateError, TokenizerError: as `Sampler`.
-        VicunaError: a process was killed.
+        WorkerLostError: a process was killed.
     """
-    sampler = Sampler(recipe)
     rows = iter(conversations)
     read = iter(lambda: list(itertools.islice(rows, BLOCK)), [])
     first = list(itertools.islice(read, 2))
-    workers = recipe.data.workers or cpu_count()
-    if len(first) < 2 or workers == 1:
-        yield from map(sampler, itertools.chain(first, read))
-        return
-    with _pool(workers, recipe) as submit:
-        waiting: collections.deque[Future[Block]] = collections.deque()
-        for block in itertools.chain(first, read):
-            waiting.append(submit(block))
-            if len(waiting) >= WAITING * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    count = (rules.data.workers or cpu_count()) if len(first) > 1 else 1
+    sampler = Sampler(rules)
+    with Workers(count, "--data.workers", _begin, sampler).map(_work, itertools.chain(first, read)) as made:
+        yield from made
 
 
 _SAMPLER: list[Sampler] = []
-"""That of a worker process."""
+"""That of this process."""
 
 
-@contextmanager
-def _pool(workers: int, recipe: Recipe) -> Iterator[Callable[[list[Conversation]], Future[Block]]]:
-    # Elsewhere forking is not safe, or not there. A forked process has the recipe without its being sent.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(), recipe)) as pool:
-        try:
-            yield lambda block: pool.submit(_work, block)
-        except BrokenProcessPool as error:
-            message = "a process that tokenises died, most likely for want of memory; use fewer --data.workers"
-            raise VicunaError(message) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start(parent: int, recipe: Recipe) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _SAMPLER.append(Sampler(recipe))
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone: killed, it cannot say so."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def _begin(sampler: Sampler) -> None:
+    _SAMPLER[:] = [sampler]
 
 
 def _work(block: list[Conversation]) -> Block:
