@@ -67,7 +67,7 @@ def test_the_forecast_says_all_that_people_ask_before_a_run(llama_7b):
     for part in (
         "6.74 billion parameters, on 8 x A100 80GB",
         "4,235 steps, 542,000 bins of 2,048 tokens: 375,000 samples, 1,110,000,000 tokens, 800,000,000 targets",
-        "weights", "gradients", "optimiser", "gathered", "activations", "of 79.0 GiB",
+        "weights", "gradients", "optimiser", "gathered", "activations", "it fits: 18.8 GiB of the 79.0 GiB there are",
         "88.6 GPU-hours, at an assumed 45% of the peak rate (MFU)",
         "$158.68 on demand ($1.79 for a GPU-hour: RunPod, 2026-11-09) or $95.74 spot",
         "kWh",

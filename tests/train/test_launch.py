@@ -16,7 +16,8 @@ import pytest
 from vicuna.config import from_dict
 from vicuna.errors import ConfigError
 from vicuna.train.config import TrainConfig
-from vicuna.train.launch import Node, environments, find_node, need_inputs, world_size
+from vicuna.train.launch import environments
+from vicuna.train.node import Node, find_node, need_inputs, world_size
 from vicuna.train.supervise import RankFailed, supervise
 
 BIN = Path(sys.executable).parent
@@ -120,7 +121,7 @@ def test_under_torchrun_and_accelerate_a_process_is_a_rank_of_theirs(launcher, e
     (tmp_path / "who.py").write_text(
         "import json, os, sys\n"
         "from vicuna.train.config import TrainConfig\n"
-        "from vicuna.train.launch import find_node, is_rank\n"
+        "from vicuna.train.node import find_node, is_rank\n"
         "mine = is_rank(os.environ)\n"
         "who = os.environ['RANK'] if mine else find_node(TrainConfig(), os.environ).world_size\n"
         f"open(f'{tmp_path}/{{os.getpid()}}.json', 'w').write(json.dumps([mine, who]))\n"
@@ -186,6 +187,28 @@ def test_a_bug_in_another_rank_shows_its_traceback_and_not_what_followed_from_it
     said = capfd.readouterr().err
     assert "[rank 2] KeyError: 'lost'" in said
     assert said.count("connection closed by peer") == 1
+
+
+def test_ranks_that_only_lost_another_are_neither_blamed_nor_heard_however_early_they_end(capfd):
+    body = """
+        if rank == 1:
+            time.sleep(0.4)  # the first to fail, and the last to end
+            sys.stderr.write('error: the disk of this node is full\\n'); sys.exit(1)
+        sys.stderr.write(f'error: rank {rank} lost the others\\n' if rank else ''); sys.exit(75)
+    """
+    assert supervise(script(body), ranks(3)) == 1
+    assert capfd.readouterr().err == "[rank 1] error: the disk of this node is full\n"
+
+
+def test_a_rank_that_hangs_is_not_blamed_for_being_killed_after_the_others_gave_up(capfd):
+    body = """
+        if rank == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(600)
+        sys.stderr.write('error: rank 1 lost the others\\n'); sys.exit(75)
+    """
+    assert supervise(script(body), ranks(2), patience=0.2) == 75
+    assert capfd.readouterr().err == "[rank 1] error: rank 1 lost the others\n"
 
 
 def test_a_rank_that_is_killed_is_named_with_its_signal_and_takes_the_others_along():

@@ -77,7 +77,7 @@ def same(one: tuple[float, float, list[torch.Tensor]], other: tuple[float, float
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=6), draw=st.data())
 def test_passes_accumulate_to_the_same_step_however_the_samples_are_put_into_them(lengths, draw):
     group = samples(lengths)
-    cuts = sorted(draw.draw(st.sets(st.integers(0, len(group))))) + [len(group)]
+    cuts = [*sorted(draw.draw(st.sets(st.integers(0, len(group))))), len(group)]
     passes = [group[start:end] for start, end in zip([0, *cuts], cuts)]  # some of them empty
     assert same(learnt(passes), learnt([group]))
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.train import runs
 from vicuna import manifest
+from vicuna.train.supervise import LOST
 
 TWO = {"launch": {"ranks": 2, "timeout": 120}}
 
@@ -113,6 +114,26 @@ def test_a_disk_that_takes_no_more_ends_all_ranks(world, tmp_path):
     assert status == 1
     assert said.count(f"error: cannot write {out / 'model'}") == 1
     assert not (out / "model").exists()
+
+
+def test_a_file_that_the_first_rank_alone_cannot_write_is_one_line(world, tmp_path):
+    (tmp_path / "config.yaml").mkdir()
+    status, said = finish(runs.start(world, tmp_path, **TWO))
+    assert status == 1
+    assert said.count("error: ") == 1
+    assert f"error: cannot write {tmp_path / 'config.yaml'}: Is a directory" in said
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_to_answer_ends_all_when_their_patience_does(world, tmp_path):
+    child = runs.start(world, tmp_path, launch={"ranks": 2, "timeout": 5}, batch={"epochs": 500})
+    runs.wait_for_steps(child, tmp_path, 4)
+    stopped = ranks_of(child)[1]
+    stopped.suspend()
+    status, said = finish(child)
+    assert status == LOST
+    assert "lost" in said
+    assert not stopped.is_running()
 
 
 def test_the_model_may_be_written_in_several_files(world, alone, tmp_path):

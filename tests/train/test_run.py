@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -77,6 +78,33 @@ def test_kill_9_at_any_moment_and_a_new_start_give_the_same_bits(world, finished
     runs.train(world, out)
     assert runs.losses(out) == runs.losses(finished)
     assert runs.same_weights(out, finished)
+
+
+def test_a_model_that_could_not_be_written_costs_no_step(world, finished, tmp_path, capsys):
+    """Whatever ends a run while it writes its model: the newest checkpoint is that of the last step."""
+    out = tmp_path / "run"
+    child = runs.start(world, out)
+    runs.wait_for_steps(child, out, 1)
+    (out / "model").mkdir()
+    (out / "model" / "notes.txt").write_text("of somebody else")
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "model holds other files (notes.txt)" in said
+    shutil.rmtree(out / "model")
+    runs.train(world, out)
+    assert f"going on after step {len(runs.losses(finished))}" in capsys.readouterr().out
+    assert runs.losses(out) == runs.losses(finished)
+    assert runs.same_weights(out, finished)
+
+
+def test_what_a_kill_after_the_model_left_to_do_is_done_at_the_next_start(world, finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "report.html").unlink()
+    (out / "checkpoints" / "step-00000003").mkdir(parents=True)
+    runs.train(world, out)
+    assert (out / "report.html").exists()
+    assert not (out / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

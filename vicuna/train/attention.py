@@ -62,7 +62,8 @@ def choose(wanted: str, config: Any, device: torch.device, dtype: torch.dtype) -
     for name in KERNELS if wanted == "auto" else (wanted,):
         try:
             if KERNELS[name].needs_cuda and device.type != "cuda":
-                raise RuntimeError("it needs a CUDA device")
+                reasons[name] = "it needs a CUDA device"
+                continue
             backend = Backend(name, KERNELS[name].load())
             _prove(backend, config.get_text_config(), device, dtype)
         except Exception as error:  # noqa: BLE001 (kernels say in many ways what they cannot do; the reason is passed on)

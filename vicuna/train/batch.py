@@ -53,8 +53,6 @@ class Batch:
     """Indices of the tokens that stand before a target, shape (N,)."""
     targets: torch.Tensor
     """The target tokens, shape (N,)."""
-    names: list[str]
-    """Ids of the samples."""
 
 
 def make_batch(samples: Sequence[Sample], device: torch.device | str, *, blocks: bool = False) -> Batch:
@@ -78,7 +76,6 @@ def make_batch(samples: Sequence[Sample], device: torch.device | str, *, blocks:
         segments=Segments.of(lengths, device, blocks=blocks),
         before=_moved(at - 1, device),
         targets=_moved(ids[at], device),
-        names=[sample.id for sample in samples],
     )
 
 

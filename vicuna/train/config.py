@@ -85,7 +85,7 @@ class BatchConfig:
     tokens: int = 0
     """Tokens in a bin, which is one forward pass: whole samples, packed without padding; 0 is model.max_length."""
     epochs: float = 3.0
-    """Passes over the data; a part of a pass is allowed."""
+    """Times that the data is gone through; 0.5 is half of it."""
     max_steps: int = 0
     """Stop after this many optimiser steps; 0 is no limit."""
 
@@ -95,7 +95,7 @@ class BatchConfig:
         if self.tokens < 0:
             raise ValueError(f"tokens is 0 (model.max_length) or a count; got {self.tokens}")
         if not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs is a number of passes above 0; got {self.epochs}")
+            raise ValueError(f"epochs is a number above 0; got {self.epochs}")
         if self.max_steps < 0:
             raise ValueError(f"max_steps is 0 (no limit) or a count; got {self.max_steps}")
 
@@ -345,8 +345,9 @@ class InitConfig:
     """Decides the weights."""
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.layers, self.heads, self.intermediate, self.max_length) < 1:
-            raise ValueError("hidden, layers, heads, intermediate and max_length are all at least 1")
+        for name in ("hidden", "layers", "heads", "intermediate", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError(f"hidden is heads times an even number; got {self.hidden} for {self.heads} heads")
 

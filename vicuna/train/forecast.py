@@ -11,16 +11,17 @@ import torch
 from torch import nn
 
 from vicuna.errors import ConfigError, VicunaError
-from vicuna.hardware import GIB, GPUS, Device, find_gpu, find_price
+from vicuna.hardware import GPUS, Device, find_gpu, find_price
 from vicuna.models.estimate import Memory, Parameters, Way, count, memory
 from vicuna.models.flops import Flops, flops
 from vicuna.models.load import empty_model, load_settings
 from vicuna.models.trace import trace
+from vicuna.train import figures
 from vicuna.train.config import TrainConfig
-from vicuna.train.launch import world_size
 from vicuna.train.lora import add_adapter
 from vicuna.train.loss import LOGITS, LinearCrossEntropy
 from vicuna.train.model import decoder_layers, shards
+from vicuna.train.node import world_size
 from vicuna.train.parallel import World
 
 MFU = {"none": 0.45, "lora": 0.30, "qlora": 0.20}
@@ -145,22 +146,25 @@ def _empty(config: TrainConfig, folder: Path, dtype: torch.dtype) -> tuple[Any, 
 
 # ---------------------------------------- for people
 def show(expected: Forecast) -> str:
-    """The forecast as lines, the last of which warns where the memory is not enough."""
+    """The forecast as lines, the last of which says whether the memory is enough."""
     load, memory, parameters = expected.load, expected.memory, expected.parameters
-    part = "" if parameters.trainable == parameters.total else f", {_count(parameters.trainable)} of them learning"
+    part = (
+        "" if parameters.trainable == parameters.total else f", {figures.count(parameters.trainable)} of them learning"
+    )
     lines = [
-        f"{_count(parameters.total)} parameters{part}, on {_devices(expected)}",
-        f"{load.steps:,} steps, {load.bins:,} bins of {expected.config.capacity:,} tokens: {load.samples:,} samples, "
+        f"{expected.folder}: {figures.count(parameters.total)} parameters{part}, on {_devices(expected)}",
+        f"{_several(load.steps, 'step')}, {_several(load.bins, 'bin')} of {expected.config.capacity:,} tokens: "
+        f"{_several(load.samples, 'sample')}, "
         f"{load.tokens:,} tokens, {load.targets:,} targets",
         f"memory on each, at its fullest ({memory.moment}):",
-        *(f"  {name:<12} {_size(size):>10}" for name, size in _parts(memory)),
-        f"  {'in all':<12} {_size(memory.needed):>10} of {_size(expected.device.memory)}",
+        *(f"  {name:<12} {figures.size(size):>10}" for name, size in _parts(memory)),
+        f"  {'in all':<12} {figures.size(memory.needed):>10}",
     ]
     if memory.host:
-        lines.append(f"  {'beside it':<12} {_size(memory.host):>10} of main memory for each GPU")
+        lines.append(f"  {'beside it':<12} {figures.size(memory.host):>10} of main memory for each GPU")
     lines += _expense(expected)
-    if not expected.fits:
-        lines.append(f"WARNING: {_too_much(expected)}")
+    room = f"{figures.size(memory.needed)} of the {figures.size(expected.device.memory)} there are"
+    lines.append(f"it fits: {room}" if expected.fits else f"WARNING: {_too_much(expected)}")
     return "\n".join(lines)
 
 
@@ -197,13 +201,13 @@ def _expense(expected: Forecast) -> list[str]:
 def _too_much(expected: Forecast) -> str:
     memory, each = expected.memory, "rank" if expected.device.name == "cpu" else "GPU"
     return (
-        f"the run needs about {_size(memory.needed)} on each {each}, and there are {_size(expected.device.memory)}; "
-        f"what needs less: {_advice(expected)}"
+        f"the run needs about {figures.size(memory.needed)} on each {each}, and there are "
+        f"{figures.size(expected.device.memory)}; what needs less: {_advice(expected)}"
     )
 
 
 def _advice(expected: Forecast) -> str:
-    found = [f"{flag} ({_size(other.memory.needed)})" for flag, other in _remedies(expected)]
+    found = [f"{flag} ({figures.size(other.memory.needed)})" for flag, other in _remedies(expected)]
     return ", ".join(found) or "a smaller model"
 
 
@@ -251,8 +255,8 @@ def out_of_memory(error: BaseException, expected: Forecast) -> OutOfMemory | Non
     if not expected.fits:
         return OutOfMemory(f"out of memory: {_too_much(expected)}")
     return OutOfMemory(
-        f"out of memory, though the run was estimated to need {_size(expected.memory.needed)} of "
-        f"{_size(expected.device.memory)}; see what else is on the device. What needs less: {_advice(expected)}"
+        f"out of memory, though the run was estimated to need {figures.size(expected.memory.needed)} of "
+        f"{figures.size(expected.device.memory)}; see what else is on the device. What needs less: {_advice(expected)}"
     )
 
 
@@ -262,15 +266,9 @@ def _devices(expected: Forecast) -> str:
     return expected.device.name if expected.ranks == 1 else f"{expected.ranks} x {expected.device.name}"
 
 
-def _count(number: int) -> str:
-    if number >= 1e9:
-        return f"{number / 1e9:.2f} billion"
-    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}"
-
-
-def _size(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
-
-
 def _hours(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -21,10 +21,10 @@ from vicuna.train.feed import Feed
 from vicuna.train.forecast import Forecast, Load, forecast, out_of_memory, planned_on, show
 from vicuna.train.inputs import Inputs
 from vicuna.train.interval import Cadence
-from vicuna.train.launch import need_inputs
 from vicuna.train.loop import Loop
 from vicuna.train.metrics import Progress, Start, peak_memory
 from vicuna.train.model import Objective, Precision, build
+from vicuna.train.node import need_inputs
 from vicuna.train.optim import learning_rate, make_optimizer
 from vicuna.train.packing import Plan, plan
 from vicuna.train.parallel import World, joined
