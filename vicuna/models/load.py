@@ -15,6 +15,8 @@ from vicuna.prompt import Template, template
 logger = logging.getLogger(__name__)
 _GENERAL = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """The same class, by its names before and since transformers 5."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+"""What transformers makes tokenizers of."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """What transformers takes weights from; the second form is that of many checkpoints from before 2024."""
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -95,6 +97,8 @@ def load_tokenizer(path: str | Path) -> Any:
         InputError: the folder or its tokenizer files are missing or unreadable.
     """
     _need_folder(path, "a tokenizer")
+    if not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})")
     with _readable(f"{path} holds no tokenizer that transformers can read"):
         return _tokenizer_class(Path(path)).from_pretrained(str(path), local_files_only=True)
 
@@ -202,21 +206,6 @@ def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -
     if wanted and found.name != wanted:
         raise InputError(f"{path} has the chat template {found.name}, not {wanted}; leave the template unset")
     return found
-
-
-def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Raise unless the model has a row of its embedding for every token of the tokenizer.
-
-    Raises:
-        InputError: a token's id is beyond the embedding, so the two do not belong together.
-    """
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda each: each[1])
-    if largest >= rows:
-        raise InputError(
-            f"the tokenizer {tokenizer.name_or_path} has tokens up to id {largest} ({token!r}), and the model "
-            f"{model.config.name_or_path} embeds only {rows}; use the tokenizer that belongs to the model"
-        )
 
 
 def quiet_transformers() -> None:
