@@ -84,7 +84,7 @@ def guarded(body: Callable[[], int]) -> int:
             sys.stdout.flush()  # now, while a reader that went away can still be told from a failure
         return status
     except VicunaError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"{error.label}{printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,6 +6,8 @@ class VicunaError(Exception):
 
     exit_status = 1
     """Exit status of the command that this error ends."""
+    label = "error: "
+    """What the line begins with on the screen."""
 
 
 class ConfigError(VicunaError):

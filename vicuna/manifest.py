@@ -265,6 +265,24 @@ def matches(folder: str | Path, kind: str, parents: Mapping[str, str], config: M
     return bool([manifest.kind, dict(manifest.parents), dict(manifest.config)] == wanted)
 
 
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings in which two trees differ.
+
+    Args:
+        stored: as a manifest holds it.
+        wanted: as `making` would be given it.
+    """
+    return _differences(stored, _plain(wanted), "")
+
+
+def _differences(a: Any, b: Any, prefix: str) -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [
+            name for key in sorted(set(a) | set(b)) for name in _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+        ]
+    return [] if a == b else [prefix.rstrip(".")]
+
+
 def content_hash(folder: str | Path) -> str:
     """The content hash that a manifest of the folder would state now."""
     return _content_hash(_hashes(Path(folder)))

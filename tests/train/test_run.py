@@ -64,7 +64,7 @@ def test_a_finished_run_is_not_done_again(world, finished, capsys):
 
 
 def test_another_run_is_not_written_over_a_finished_one(world, finished):
-    with pytest.raises(VicunaError, match="model holds other work"):
+    with pytest.raises(VicunaError, match=r"is of a run with another optim\.lr"):
         runs.train(world, finished, optim={"lr": 1e-3})
 
 

@@ -18,8 +18,7 @@ from tests.train.test_optim import Net, take_steps
 from vicuna.train.config import OptimConfig
 from vicuna.train.lora import adapter_weights
 from vicuna.train.optim import make_optimizer
-from vicuna.train.parallel import World
-from vicuna.train.quantise import sum_gradients
+from vicuna.train.parallel import World, sum_gradients
 
 RANKS = 2
 SLACK = {"adamw": 1e-6, "adamw8bit": 0.0}

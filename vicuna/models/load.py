@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ _HUB_SKIPS = ("*/*", "consolidated*")
 """The same weights again, as some makers add them."""
 
 
-def fetch(path: str) -> Path:
+def fetch(path: str, *, weights: bool = True) -> Path:
     """The folder of a model that is named by its folder, or as `org/name[@revision]` on the Hugging Face hub.
+
+    Args:
+        path: folder or hub name.
+        weights: whether they are needed too; without them only settings and tokenizer are fetched.
 
     A hub model is taken from the local cache where it is whole there and is downloaded where not. HF_TOKEN, HF_HOME,
     HF_ENDPOINT and HF_HUB_OFFLINE in the environment mean what they mean everywhere.
@@ -44,7 +48,7 @@ def fetch(path: str) -> Path:
 
     name, revision = found["name"], found["revision"]
     try:
-        return _download(name, revision)
+        return _download(name, revision, WEIGHTS if weights else ("",))
     except errors.GatedRepoError as error:
         raise InputError(
             f"the hub lets nobody have {name} without consent: accept its licence at https://huggingface.co/{name}, "
@@ -64,15 +68,15 @@ def fetch(path: str) -> Path:
         ) from error
 
 
-def _download(name: str, revision: str | None) -> Path:
-    """A hub model's folder in the local cache, with weights in safetensors, or else as torch once saved them."""
+def _download(name: str, revision: str | None, forms: Sequence[str]) -> Path:
+    """A hub model's folder in the local cache, with weights in the first of the forms that it has."""
     from huggingface_hub import snapshot_download
 
     folder = Path()
-    for weights in WEIGHTS:
-        wanted = [*_HUB_FILES, weights]
+    for weights in forms:
+        wanted = [*_HUB_FILES, *filter(None, [weights])]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=[*_HUB_SKIPS]))
-        if any(folder.glob(weights)):
+        if weights and any(folder.glob(weights)):
             break
     return folder
 
@@ -140,7 +144,7 @@ def load_model(path: str | Path, dtype: Any, device: Any, **options: Any) -> Any
     from transformers import AutoModelForCausalLM
 
     _need_folder(path, "a model")
-    _need_weights(Path(path))
+    need_weights(Path(path))
     quiet_transformers()
     with _readable(f"{path} holds no causal language model that can be read"), _silent_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -199,7 +203,10 @@ def load_template(path: str | Path, override: str = "", tokenizer: Any = None) -
     else:
         tokenizer = tokenizer or load_tokenizer(path)
         if not tokenizer.chat_template:
-            raise InputError(f"nothing in {path} says which prompt template it was trained with; name one")
+            raise InputError(
+                f"nothing in {path} says which prompt template it was trained with; name one, such as "
+                "--model.template vicuna_v1.1"
+            )
         found = template(tokenizer)
     if digest and found.hash != digest:
         raise InputError(f"{path} was trained with template {name} of hash {digest[:12]}; it is {found.hash[:12]} now")
@@ -249,7 +256,12 @@ def _need_folder(path: str | Path, what: str) -> None:
         raise InputError(f"{path} is not a folder, so there is no {what.split()[-1]} to load")
 
 
-def _need_weights(path: Path) -> None:
+def need_weights(path: Path) -> None:
+    """Raise unless the folder has weights, and all files that its manifest names.
+
+    Raises:
+        InputError, IncompleteError: it has not.
+    """
     if not any(each for pattern in WEIGHTS for each in path.glob(pattern)):
         raise InputError(f"{path} holds no weights ({' or '.join(WEIGHTS)})")
     if manifest.find(path):

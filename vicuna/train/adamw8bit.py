@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from vicuna.train.parallel import local
 from vicuna.train.quantise import bitsandbytes
 
 BLOCK = 256
@@ -71,8 +71,8 @@ class AdamW8bit(torch.optim.Optimizer):
 
     def _move(self, parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         state["step"] += 1
-        weight, gradient = _local(parameter), _local(parameter.grad)
-        first, second = (_local(state[name]) for name in MOMENTS)
+        weight, gradient = local(parameter), local(parameter.grad)
+        first, second = (local(state[name]) for name in MOMENTS)
         if not weight.numel():  # fewer rows than ranks
             return
         (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
@@ -82,7 +82,7 @@ class AdamW8bit(torch.optim.Optimizer):
                 "adam", gradient, weight, first, beta1, eps, step, rate, second, beta2, weight_decay=decay
             )
             return
-        scales = [_local(state[f"{name}_scale"]).view(-1) for name in MOMENTS]
+        scales = [local(state[f"{name}_scale"]).view(-1) for name in MOMENTS]
         self._kernels.optimizer_update_8bit_blockwise(
             "adam", gradient, weight, first, second, beta1, beta2, 0.0, 0.0, eps, step, rate,
             *self._values(weight.device), *scales, weight_decay=decay,
@@ -111,8 +111,3 @@ class AdamW8bit(torch.optim.Optimizer):
         for number, parameter in zip(numbers, parameters, strict=True):
             for name, value in codes.get(number, {}).items():
                 self.state[parameter][name] = value.to(parameter.device)
-
-
-def _local(tensor: Any) -> Any:
-    """This rank's rows of a tensor that is split over the ranks; the tensor itself where it is whole."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -6,7 +6,6 @@ up. What is found at the next start, all ranks have agreed on.
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 import shutil
@@ -229,7 +228,7 @@ class Checkpoints:
         return ""
 
     def _check_run(self, path: Path) -> None:
-        if changed := _differences(manifest.read(path).config, json.loads(json.dumps(self._run))):
+        if changed := manifest.differences(manifest.read(path).config, self._run):
             raise InputError(f"{self._folder} is of a run with another {changed[0]}; choose another --out or remove it")
 
     def _load(self, path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Position:
@@ -292,13 +291,3 @@ def _settle(folder: Path) -> None:
 
 def _line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the leaves in which two trees differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        found = []
-        for key in sorted(set(a) | set(b)):
-            found += _differences(a.get(key), b.get(key), f"{prefix}{key}.")
-        return found
-    return [] if a == b else [prefix.rstrip(".")]

@@ -290,6 +290,10 @@ class TrainConfig:
             raise ValueError("parallel.shard is on, and weights in 4 bits are not sharded; leave it at auto")
         if self.lora.kind != "none" and self.data.format == "text":
             raise ValueError("data.format is text, for base models; an adapter learns conversations")
+        if self.lora.kind != "none" and not self.lora.merge and self.rope.kind != "none":
+            raise ValueError(
+                f"rope.kind is {self.rope.kind}, which an adapter does not carry along; set lora.merge true"
+            )
         if self.threads < 0:
             raise ValueError(f"threads is 0 (the CPUs are shared) or a count; got {self.threads}")
         if not 0 <= self.seed < 2**63:

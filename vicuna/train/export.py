@@ -84,10 +84,10 @@ def _write_whole(
     part: Path, tensors: Iterable[tuple[str, torch.Tensor]], model: Any, config: TrainConfig, inputs: Inputs,
     template: Template | None,
 ) -> None:  # fmt: skip
-    dtype = _dtype_of(config.export, inputs.base)
-    writer = Writer(part, dtype, config.export.shard_gb * 1e9)
+    dtype, learnt = _dtype_of(config.export, inputs.base), dict(model.named_parameters())
+    writer = Writer(part, config.export.shard_gb * 1e9)
     for name, tensor in tensors:
-        writer.add(name, tensor)
+        writer.add(name, tensor.to(dtype) if name in learnt else tensor)  # buffers are as the model needs them
     writer.close()
     _write_around(part, model, dtype, inputs.tokenizer, template)
     _check(part, model)
@@ -99,7 +99,7 @@ def _write_adapted(
 ) -> None:  # fmt: skip
     """The adapter, or the base model's own weights with the adapter merged into them."""
     if not config.lora.merge:
-        write_adapter(part, model, adapter, config.model.path)
+        _compare(*write_adapter(part, model, adapter, config.model.path))
         _write_tokenizer(part, inputs.tokenizer, template)
         return
     base = load_model(inputs.base, "auto", "cpu")
@@ -112,21 +112,19 @@ def _write_adapted(
 class Writer:
     """Tensors into safetensors files of a limited size; each is read back and compared when it is full."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype | None, limit: float) -> None:
+    def __init__(self, folder: Path, limit: float) -> None:
         """
         Args:
             folder: where the files go.
-            dtype: of what is written; None leaves it as it comes.
             limit: most bytes in a file; a larger tensor has one for itself.
         """
-        self._folder, self._dtype, self._limit = folder, dtype, limit
+        self._folder, self._limit = folder, limit
         self._held: dict[str, torch.Tensor] = {}
         self._files: list[tuple[Path, list[str]]] = []
         self._bytes = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Take a tensor in main memory; it is copied only where its type changes."""
-        tensor = tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
+        """Take a tensor in main memory."""
         if self._held and sum(each.nbytes for each in self._held.values()) + tensor.nbytes > self._limit:
             self._flush()
         self._held[name] = tensor.contiguous()
@@ -146,13 +144,22 @@ class Writer:
     def _flush(self) -> None:
         path = self._folder / f"{len(self._files)}.safetensors"
         save_file(self._held, path, metadata={"format": "pt"})
-        with safe_open(path, framework="pt") as file:
-            for name, tensor in self._held.items():
-                if not torch.equal(file.get_tensor(name), tensor):
-                    raise InputError(f"{path}: tensor {name} does not read back as it was written; check the disk")
+        _compare(path, self._held)
         self._bytes += sum(each.nbytes for each in self._held.values())
         self._files.append((path, list(self._held)))
         self._held = {}
+
+
+def _compare(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Read a safetensors file back.
+
+    Raises:
+        InputError: a tensor in it is not as it was written.
+    """
+    with safe_open(path, framework="pt") as file:
+        for name, tensor in tensors.items():
+            if not torch.equal(file.get_tensor(name), tensor):
+                raise InputError(f"{path}: tensor {name} does not read back as it was written; check the disk")
 
 
 def _dtype_of(config: ExportConfig, base: Path) -> torch.dtype:

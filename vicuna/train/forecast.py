@@ -79,17 +79,22 @@ class Forecast:
         return work / (self.device.tflops * 1e12 * MFU[self.config.lora.kind] * self.ranks) / 3600
 
 
-def planned_on(config: TrainConfig, world: World) -> tuple[int, Device]:
-    """Number of ranks and kind of device to plan for: those of this run, or those that the settings name.
+def named_gpu(config: TrainConfig) -> Device | None:
+    """What launch.gpu names; None where it is empty.
 
     Raises:
-        ConfigError: launch.gpu names no GPU that is known.
+        ConfigError: nothing is known of it.
     """
+    found = find_gpu(config.launch.gpu) if config.launch.gpu else None
+    if config.launch.gpu and found is None:
+        raise ConfigError(f"launch.gpu: nothing is known of {config.launch.gpu!r}, but of {', '.join(GPUS)}")
+    return found
+
+
+def planned_on(config: TrainConfig, world: World) -> tuple[int, Device]:
+    """Number of ranks and kind of device to plan for: those of this run, or those that the settings name."""
     ranks = world_size(config, os.environ)
-    if config.launch.gpu:
-        named = find_gpu(config.launch.gpu)
-        if named is None:
-            raise ConfigError(f"launch.gpu: nothing is known of {config.launch.gpu!r}, but of {', '.join(GPUS)}")
+    if named := named_gpu(config):
         return ranks, named
     if world.device.type == "cuda":
         found = torch.cuda.get_device_properties(world.device)

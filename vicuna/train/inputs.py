@@ -9,7 +9,8 @@ import torch
 
 from vicuna import manifest
 from vicuna.config import to_dict
-from vicuna.models.load import checkpoint_hash, fetch, load_settings, load_template, load_tokenizer
+from vicuna.errors import InputError
+from vicuna.models.load import checkpoint_hash, fetch, load_settings, load_template, load_tokenizer, need_weights
 from vicuna.prompt import Template
 from vicuna.prompt import template as named_template
 from vicuna.train.config import TrainConfig
@@ -74,13 +75,15 @@ def gather(config: TrainConfig, world: World, dtype: torch.dtype) -> Inputs | No
             other work.
     """
     with world.one_fails_all_fail("reading the inputs"):
-        base = fetch(config.model.path)
+        base = fetch(config.model.path, weights=not config.dry_run)
         parents = _parents(config, base) if world.is_main else {}
         done = world.is_main and _is_done(config, parents, dtype)
     parents, done = world.broadcast((parents, done))
     if done:
         return None
     with world.one_fails_all_fail("reading the inputs"):
+        if not config.dry_run:
+            need_weights(base)
         read_settings(config, base)  # what cannot be trained is refused before anything is made for it
         tokenizer = load_tokenizer(base)
         template = _template(config, base, tokenizer)
@@ -111,5 +114,9 @@ def _is_done(config: TrainConfig, parents: Mapping[str, str], dtype: torch.dtype
         return False
     if manifest.matches(folder, kind_of(config), parents, identity(config, dtype)):
         return True
+    if manifest.is_complete(folder):
+        changed = manifest.differences(manifest.read(folder).config, identity(config, dtype))
+        what = f"another {changed[0]}" if changed else "other data or another base model"
+        raise InputError(f"{folder} is of a run with {what}; choose another --out or remove it")
     manifest.check_free(folder)
     return False

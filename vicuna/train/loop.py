@@ -20,8 +20,7 @@ from vicuna.train.interval import Cadence
 from vicuna.train.metrics import HeldOut, Progress, Step
 from vicuna.train.model import Objective
 from vicuna.train.optim import set_learning_rate
-from vicuna.train.parallel import World
-from vicuna.train.quantise import sum_gradients
+from vicuna.train.parallel import World, sum_gradients
 
 ECHO = 1.0
 """Seconds after the first signal within which others mean the same."""
@@ -33,6 +32,8 @@ class Diverged(VicunaError):
 
 class Stopped(VicunaError):
     """The run was told to stop and has saved where it stands."""
+
+    label = ""  # nothing went wrong
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

@@ -89,7 +89,9 @@ def adapter_weights(model: Any, seed: int) -> Iterator[tuple[str, torch.Tensor]]
             yield name, torch.zeros(parameter.shape)
 
 
-def write_adapter(folder: Path, model: Any, tensors: Mapping[str, torch.Tensor], base: str) -> None:
+def write_adapter(
+    folder: Path, model: Any, tensors: Mapping[str, torch.Tensor], base: str
+) -> tuple[Path, dict[str, torch.Tensor]]:
     """Write an adapter that `peft.PeftModel.from_pretrained` puts on the base model.
 
     Args:
@@ -97,17 +99,21 @@ def write_adapter(folder: Path, model: Any, tensors: Mapping[str, torch.Tensor],
         model: one with an adapter.
         tensors: the adapter's parameters by name, each whole and in main memory.
         base: path or hub name of the base model, as the adapter shall name it.
+
+    Returns:
+        the file with the weights, and what it holds, by peft's names.
     """
     options = model.peft_config["default"].to_dict() | {"inference_mode": True, "base_model_name_or_path": base}
     write_json(
         folder / "adapter_config.json",
         {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(options.items())},
     )
-    named = {f"base_model.model.{name.replace('.default.', '.')}": each for name, each in tensors.items()}
-    save_file(
-        {name: each.contiguous() for name, each in sorted(named.items())},
-        folder / "adapter_model.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
+    path = folder / "adapter_model.safetensors"
+    named = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensors[name].contiguous() for name in sorted(tensors)
+    }
+    save_file(named, path, metadata={"format": "pt"})
+    return path, named
 
 
 def merged(name: str, weight: torch.Tensor, adapter: Mapping[str, torch.Tensor], config: LoraConfig) -> torch.Tensor:

@@ -88,7 +88,7 @@ def build(
         objective.reshard()  # a pass without gradients leaves the root's weights gathered; no optimiser may see those
     if config.compile:
         for layer in decoder_layers(objective.model):
-            layer.compile(dynamic=True)
+            _compile(layer, backend)
     return objective, backend
 
 
@@ -206,6 +206,13 @@ def _recompute(model: Any, every: int) -> None:
         if not hasattr(layer, "gradient_checkpointing"):
             raise ConfigError(f"gradient_checkpointing: {type(layer).__name__} cannot recompute; set it to 0")
         layer.gradient_checkpointing = number % every == 0  # type: ignore[assignment]
+
+
+def _compile(layer: nn.Module, backend: Backend) -> None:
+    """Compile a layer, or its parts: of a recomputed one, a kernel that cannot be traced leaves nothing to compile."""
+    broken = getattr(layer, "gradient_checkpointing", False) and backend.name == "sdpa"
+    for module in layer.children() if broken else [layer]:
+        module.compile(dynamic=True)
 
 
 def _shard(objective: Objective, config: TrainConfig, world: World) -> None:

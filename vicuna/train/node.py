@@ -32,7 +32,10 @@ def need_inputs(config: TrainConfig) -> None:
     Raises:
         ConfigError: no base model, no data, or neither; the flags that give them are named.
     """
-    needed = {"model.path": "a base model's folder", "data.path": "cleaned conversations"}
+    needed = {
+        "model.path": "a base model (its folder, or its name on the hub, such as huggyllama/llama-7b)",
+        "data.path": "cleaned conversations",
+    }
     given = {"model.path": config.model.path, "data.path": config.data.path}
     if keys := [key for key in needed if not given[key]]:
         flags = " and ".join(f"{needed[key]} with --{key}" for key in keys)

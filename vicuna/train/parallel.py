@@ -4,12 +4,13 @@ import contextlib
 import datetime
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from vicuna.errors import VicunaError
 from vicuna.train.supervise import LOST
@@ -176,3 +177,25 @@ def _lost(error: RuntimeError) -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
+    """Add up every gradient over the ranks, in one message; a rank whose passes were empty adds zeros.
+
+    Args:
+        parameters: those that learn, the same on each rank and in the same order.
+        world: the ranks.
+    """
+    if world.size == 1:
+        return
+    learnt = list(parameters)
+    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in learnt]
+    flat = torch.cat([each.flatten() for each in grads])
+    dist.all_reduce(flat)
+    for parameter, grad in zip(learnt, flat.split([each.numel() for each in learnt]), strict=True):
+        parameter.grad = grad.view_as(parameter)
+
+
+def local(tensor: Any) -> Any:
+    """This rank's part of a tensor that is split over the ranks, in the same memory; one that is whole as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

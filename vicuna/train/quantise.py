@@ -2,16 +2,13 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vicuna.errors import ConfigError
 from vicuna.models.load import load_model
-from vicuna.train.parallel import World
 
 
 def quiet_bitsandbytes() -> None:
@@ -67,20 +64,3 @@ def load_in_4bit(path: str | Path, dtype: torch.dtype, device: torch.device, mod
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
-
-
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
-    """Add up every gradient over the ranks, in one message; a rank whose passes were empty adds zeros.
-
-    Args:
-        parameters: those that learn, the same on each rank and in the same order.
-        world: the ranks.
-    """
-    if world.size == 1:
-        return
-    learnt = list(parameters)
-    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in learnt]
-    flat = torch.cat([each.flatten() for each in grads])
-    dist.all_reduce(flat)
-    for parameter, grad in zip(learnt, flat.split([each.numel() for each in learnt]), strict=True):
-        parameter.grad = grad.view_as(parameter)

@@ -18,7 +18,7 @@ from vicuna.train import export, inputs, masks, report, trackers
 from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.config import TrainConfig
 from vicuna.train.feed import Feed
-from vicuna.train.forecast import Forecast, Load, forecast, out_of_memory, planned_on, show
+from vicuna.train.forecast import Forecast, Load, forecast, named_gpu, out_of_memory, planned_on, show
 from vicuna.train.inputs import Inputs
 from vicuna.train.interval import Cadence
 from vicuna.train.loop import Loop
@@ -28,12 +28,19 @@ from vicuna.train.node import need_inputs
 from vicuna.train.optim import learning_rate, make_optimizer
 from vicuna.train.packing import Plan, plan
 from vicuna.train.parallel import World, joined
+from vicuna.train.quantise import bitsandbytes
+
+FEW = 50
+"""Steps below which a run is warned of."""
 
 
 def main(config: TrainConfig) -> None:
     """Train, or go on from the newest checkpoint, and write `OUT/model`; a finished run is kept as it is."""
     need_inputs(config)
     trackers.check(config.track.tracker)
+    named_gpu(config)
+    if config.lora.kind == "qlora" or config.optim.name == "adamw8bit":
+        bitsandbytes("lora.kind qlora" if config.lora.kind == "qlora" else "optim.name adamw8bit")
     device, dtype = choose_device(config), config.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
@@ -112,6 +119,8 @@ class Run:
         )  # fmt: skip
         expected = forecast(self._config, found.base, load, *planned_on(self._config, self._world))
         self._say(show(expected))
+        if len(steps) < FEW and not self._config.batch.max_steps:
+            self._say(f"WARNING: the run has {len(steps)} steps, which is little to learn in; lower --batch.bins")
         return expected
 
     def _train(self, found: Inputs, steps: Plan, expected: Forecast) -> tuple[Objective, Position]:
@@ -129,13 +138,15 @@ class Run:
         feed = functools.partial(Feed, capacity=config.capacity, world=world, blocks=backend.blocks)
         held_out = None
         if found.held_out is not None:
-            held_out = feed(found.held_out, plan(found.held_out.lengths, config.capacity, 10**9, 0, width=found.width))
+            whole = len(found.held_out)  # as many bins as samples at most, so all of them are one step
+            held_out = feed(found.held_out, plan(found.held_out.lengths, config.capacity, whole, 0, width=found.width))
         with world.one_fails_all_fail(f"writing to {out}"):
             progress = self._open_progress(found, len(steps), expected, position) if world.is_main else None
         loop = Loop(
-            objective, optimizer, feed(found.data, steps),
-            lambda step: learning_rate(config.optim, step, len(steps)), config.optim.max_norm, checkpoints,
-            Cadence(config.checkpoint, world, position.step), progress, held_out, config.track.held_out_every, world,
+            objective=objective, optimizer=optimizer, feed=feed(found.data, steps),
+            rate_of=lambda step: learning_rate(config.optim, step, len(steps)), max_norm=config.optim.max_norm,
+            checkpoints=checkpoints, cadence=Cadence(config.checkpoint, world, position.step), progress=progress,
+            held_out=held_out, held_out_every=config.track.held_out_every, world=world,
         )  # fmt: skip
         with contextlib.closing(progress) if progress else contextlib.nullcontext():
             try:

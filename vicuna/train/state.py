@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
-from vicuna.train.parallel import World
+from vicuna.train.parallel import World, local
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """What torch.compile and torch's activation checkpointing put into the names of parameters."""
@@ -125,7 +124,7 @@ class Staging:
                 pinned = self._device.type == "cuda"
                 self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
             copied[name] = self._copies[name]
-            _local(copied[name]).copy_(_local(tensor), non_blocking=True)
+            local(copied[name]).copy_(local(tensor), non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return copied
@@ -133,8 +132,3 @@ class Staging:
 
 def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, value) for name, value in state.items() if isinstance(value, torch.Tensor))
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
