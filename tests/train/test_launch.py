@@ -146,7 +146,8 @@ def test_without_any_flag_the_command_says_what_it_needs_and_starts_nothing():
     assert done.returncode == 2
     assert done.stderr == (
         "error: model.path and data.path are missing; "
-        "name a base model's folder with --model.path and cleaned conversations with --data.path\n"
+        "name a base model (its folder, or its name on the hub, such as huggyllama/llama-7b) with --model.path "
+        "and cleaned conversations with --data.path\n"
     )
 
 

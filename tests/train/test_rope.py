@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from vicuna.config import from_dict
 from vicuna.errors import ConfigError
-from vicuna.train.config import RopeConfig
+from vicuna.train.config import RopeConfig, TrainConfig
 from vicuna.train.rope import scale_positions
 
 SHAPE = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4,
@@ -84,3 +85,10 @@ def test_a_model_with_several_kinds_of_positions_is_refused():
 
     with pytest.raises(ConfigError, match="gemma3_text model differ in their rotary positions"):
         scale_positions(Gemma3TextConfig(num_hidden_layers=6), RopeConfig(kind="yarn", factor=2.0))
+
+
+def test_an_adapter_alone_would_lose_the_scaling_so_it_has_to_be_merged():
+    rope, lora = {"kind": "yarn", "factor": 2.0}, {"kind": "lora"}
+    with pytest.raises(ConfigError, match=r"set lora\.merge true"):
+        from_dict(TrainConfig, {"rope": rope, "lora": lora}, "a test")
+    from_dict(TrainConfig, {"rope": rope, "lora": lora | {"merge": True}}, "a test")

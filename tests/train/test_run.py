@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,6 +185,19 @@ def test_the_folder_may_have_another_type(world, tmp_path):
 def test_recomputing_activations_changes_nothing(world, finished, tmp_path, every):
     runs.train(world, tmp_path, gradient_checkpointing=every)
     assert runs.same_weights(tmp_path, finished, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [0, 1])
+def test_compiled_layers_learn_the_same_and_recomputed_ones_are_compiled_too(world, tmp_path, every):
+    from torch._dynamo.utils import counters
+
+    short: dict[str, Any] = {"batch": {"max_steps": 3}, "gradient_checkpointing": every}
+    runs.train(world, tmp_path / "plain", **short)
+    counters.clear()
+    runs.train(world, tmp_path / "compiled", compile=True, **short)
+    assert counters["stats"]["unique_graphs"] > 1
+    assert runs.same_weights(tmp_path / "compiled", tmp_path / "plain", atol=1e-5)
 
 
 def test_held_out_chats_are_not_learnt_and_their_loss_is_told(world, tmp_path):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vicuna.errors import InputError
 
-LOGITS = {"cpu": 2**23, "cuda": 2**26}
+LOGITS = {"cpu": 2**22, "cuda": 2**26}
 """Most logits held at once, rows times vocabulary. More save no time on a CPU (scripts/bench/train/linear_ce.py); a GPU
 likes large products, and has a quarter of a gigabyte for them."""
 BLOCK = 4096

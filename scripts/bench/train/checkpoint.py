@@ -25,6 +25,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import measure
 
+from vicuna.hardware import share_cores
 from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.launch import free_port
 from vicuna.train.parallel import World, joined
@@ -126,6 +127,7 @@ def main() -> int:
     parser.add_argument("--json", help="write the numbers there")
     options = parser.parse_args()
     machine = measure.machine()
+    share_cores()  # as our commands do, in the processes that come
     results = [run(ranks, options.mb, options.reps, options.work) for ranks in (1, 2)]
     print(f"{machine}; {options.mb:.0f} MB, medians of {options.reps}\n")
     head = ("ranks", "synchronous save, ms", "training stands, ms", "share", "complete after, ms",
