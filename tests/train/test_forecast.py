@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3MoeConfig
 
 from vicuna.config import load
 from vicuna.errors import ConfigError, InputError
@@ -195,3 +195,17 @@ def test_other_errors_stay_what_they_are(tiny, error):
 def test_a_folder_without_a_model_is_one_line(tmp_path):
     with pytest.raises(InputError, match="holds no configuration of a model that can be read"):
         expect(tmp_path)
+
+
+def test_a_model_of_experts_has_a_forecast_in_either_precision(tmp_path):
+    """torch's meta device multiplies by groups in bfloat16 only."""
+    Qwen3MoeConfig(
+        architectures=["Qwen3MoeForCausalLM"], vocab_size=512, hidden_size=64, num_hidden_layers=2, num_experts=4,
+        num_attention_heads=4, num_key_value_heads=2, num_experts_per_tok=2, moe_intermediate_size=64,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    narrow, wide = (
+        expect(tmp_path, "--dtype", dtype, "--parallel.shard", "on", ranks=1, device=Device("cpu", 2**34))
+        for dtype in ("bfloat16", "float32")
+    )
+    assert wide.memory.activations == pytest.approx(2 * narrow.memory.activations, rel=0.01)
+    assert wide.flops == narrow.flops

@@ -30,6 +30,13 @@ class Trace:
     loss: int
     """Most that the loss adds: logits, their gradients, and those of the output matrix."""
 
+    def times(self, factor: int) -> "Trace":
+        """All of it in numbers of so many times the bytes."""
+        return Trace(
+            tuple(factor * each for each in self.layers), factor * self.outside, factor * self.hidden,
+            factor * self.backward, factor * self.loss,
+        )  # fmt: skip
+
 
 class _Alive(TorchDispatchMode):
     """Bytes of the tensors that were made since and are still there, and the most there ever were."""

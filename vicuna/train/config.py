@@ -153,7 +153,7 @@ class LaunchConfig:
     port: int = 29511
     """Where the ranks of several nodes meet, on the first node; one node takes any free port."""
     timeout: float = 600.0
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds that a rank waits for the others in a step or a checkpoint before it gives up."""
     gpu: str = ""
     """GPU to plan for in a dry run on another machine, such as A100-80GB or H100; empty is what is there."""
 

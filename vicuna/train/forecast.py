@@ -127,14 +127,18 @@ def forecast(config: TrainConfig, folder: Path, load: Load, ranks: int, device: 
     )  # fmt: skip
     # Autocast over float32 weights leaves the residual stream in float32, so float32 is the nearer bound.
     autocast = not sharded and config.lora.kind == "none"
-    model, layers = _empty(config, folder, torch.float32 if autocast else compute)
+    dtype, factor = torch.float32 if autocast else compute, 1
+    if dtype == torch.float32 and getattr(load_settings(folder).get_text_config(), "num_experts_per_tok", None):
+        # The meta device computes experts in bfloat16 only; float32 holds twice as much.
+        dtype, factor = torch.bfloat16, 2
+    model, layers = _empty(config, folder, dtype)
 
     def loss(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch.Tensor:
         rows = max(1, LOGITS[kind] // head.weight.shape[0])
         found: torch.Tensor = LinearCrossEntropy.apply(hidden, head.weight, head.bias, targets, rows, True)
         return found
 
-    seen = trace(model, layers, config.capacity, loss)
+    seen = trace(model, layers, config.capacity, loss).times(factor)
     return Forecast(
         config, folder, load, ranks, device, count(model, layers), memory(model, layers, seen, way),
         flops(model, layers, config.gradient_checkpointing),
