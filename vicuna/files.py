@@ -279,6 +279,15 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's list of names, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, read in pieces, as 64 hexadecimal digits."""
     with _read(path), open(path, "rb") as file:

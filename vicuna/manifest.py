@@ -21,7 +21,7 @@ from typing import Any
 
 from vicuna import __version__
 from vicuna.errors import IncompleteError, InputError
-from vicuna.files import read_json, sha256_file, write_failure, write_json
+from vicuna.files import read_json, sha256_file, sync, write_failure, write_json
 
 NAME = "manifest.json"
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -163,11 +163,7 @@ def _share(folder: Path) -> None:
 def _settle(folder: Path) -> None:
     """Have every file on the disk itself, so that not even a power cut leaves a manifest without its files."""
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
 
 
 def read(folder: str | Path) -> Manifest:

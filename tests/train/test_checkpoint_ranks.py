@@ -62,7 +62,7 @@ def two_ranks_save(world: World, folder: Path) -> dict:
     again, moved = sharded()
     if world.is_main:
         (checkpoints.complete()[-1] / "__1_0.distcp").unlink()
-    world.barrier()
+    world.gather(None)  # until both are here
     back = opened(folder / "sharded", world).restore(again, moved)
     return {
         "saved": saved, "back": back, "restored": copied(again, moved),

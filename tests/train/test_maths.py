@@ -126,7 +126,7 @@ def act(rank: int, port: int, base: Path, out: Path) -> None:
     with joined("cpu", 120, alone_too=False) as world:
         found = {shard: on_ranks(base, shard, SHARES, world) for shard in ("on", "off")}
         torch.save(found, out / f"{rank}.pt")
-        world.barrier()
+        world.gather(None)  # until all are here
         os._exit(0)  # gloo's threads may still drop tensors, which aborts a process whose interpreter is ending
 
 

@@ -75,6 +75,8 @@ def test_kill_9_at_any_moment_and_a_new_start_give_the_same_bits(world, finished
     """At most the steps since the last checkpoint are done twice; losses and weights equal the unbroken run's."""
     out = tmp_path / "run"
     interrupt(world, out, random.Random(moment).randint(1, len(runs.losses(finished)) - 1))
+    if (out / "model").exists():  # what has its name is whole
+        manifest.verify(out / "model")
     runs.train(world, out)
     assert runs.losses(out) == runs.losses(finished)
     assert runs.same_weights(out, finished)
@@ -143,8 +145,10 @@ def test_checkpoints_of_other_settings_are_refused_by_name(world, tmp_path):
 def test_a_run_may_go_on_with_other_means(world, tmp_path, capsys):
     """Recomputation, sharding, threads and the interval of checkpoints are not what a run is."""
     interrupt(world, tmp_path, 5, checkpoint={"asynchronous": False})
+    stored = runs.position(sorted((tmp_path / "checkpoints").glob("step-*"))[-1])["step"]
+    assert stored >= 3
     runs.train(world, tmp_path, gradient_checkpointing=2, parallel={"shard": "on"}, checkpoint={"every": 5})
-    assert "going on after step" in capsys.readouterr().out
+    assert f"going on after step {stored}\n" in capsys.readouterr().out
 
 
 def test_a_model_learns_a_few_chats_by_heart_and_says_them(world, tmp_path):

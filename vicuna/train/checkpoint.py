@@ -7,7 +7,6 @@ up. What is found at the next start, all ranks have agreed on.
 import contextlib
 import datetime
 import logging
-import os
 import shutil
 import threading
 import time
@@ -26,9 +25,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from vicuna import manifest
 from vicuna.errors import InputError, VicunaError
-from vicuna.files import read_json, sha256_file, write_failure, write_json
+from vicuna.files import read_json, sha256_file, sync, write_failure, write_json
 from vicuna.train import state as states
-from vicuna.train.parallel import OthersLost, World
+from vicuna.train.parallel import OthersLost, World, first_line
 from vicuna.train.verified import VerifiedFiles
 
 logger = logging.getLogger(__name__)
@@ -180,11 +179,11 @@ class Checkpoints:
         if unseen := sorted(set(hashes) - set(seen)):
             raise InputError(f"another node wrote {unseen[0]} of {target} where the first cannot see it; "
                              "--out must be a folder that all nodes share")  # fmt: skip
-        _settle(part)
+        sync(part)
         for each in {target, *self._torn}:  # or this step would not be done again
             _remove(each)
         part.rename(target)
-        _settle(self._folder)
+        sync(self._folder)
 
     def _remove_old(self) -> None:
         """Remove all but the newest."""
@@ -252,7 +251,7 @@ class Checkpoints:
         except CheckpointException as error:
             rank, (cause, _) = next(iter(error.failures.items()))
             where = f" (on rank {rank})" if self._world.size > 1 else ""
-            raise InputError(f"{what}: {write_failure(cause, folder) or _line(cause)}{where}") from cause
+            raise InputError(f"{what}: {write_failure(cause, folder) or first_line(cause)}{where}") from cause
         except RuntimeError as error:
             if self._world.size == 1:
                 raise
@@ -278,16 +277,3 @@ def _remove(folder: Path) -> None:
     """Remove a checkpoint so that a kill in the middle leaves nothing that looks like one."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.removed")))
-
-
-def _settle(folder: Path) -> None:
-    """Have the folder's list of names on the disk itself."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

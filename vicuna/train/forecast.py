@@ -128,10 +128,11 @@ def forecast(config: TrainConfig, folder: Path, load: Load, ranks: int, device: 
     # Autocast over float32 weights leaves the residual stream in float32, so float32 is the nearer bound.
     autocast = not sharded and config.lora.kind == "none"
     dtype, factor = torch.float32 if autocast else compute, 1
-    if dtype == torch.float32 and getattr(load_settings(folder).get_text_config(), "num_experts_per_tok", None):
+    settings = load_settings(folder)
+    if dtype == torch.float32 and getattr(settings.get_text_config(), "num_experts_per_tok", None):
         # The meta device computes experts in bfloat16 only; float32 holds twice as much.
         dtype, factor = torch.bfloat16, 2
-    model, layers = _empty(config, folder, dtype)
+    model, layers = _empty(config, settings, dtype)
 
     def loss(hidden: torch.Tensor, targets: torch.Tensor, head: Any) -> torch.Tensor:
         rows = max(1, LOGITS[kind] // head.weight.shape[0])
@@ -145,9 +146,9 @@ def forecast(config: TrainConfig, folder: Path, load: Load, ranks: int, device: 
     )  # fmt: skip
 
 
-def _empty(config: TrainConfig, folder: Path, dtype: torch.dtype) -> tuple[Any, list[nn.Module]]:
+def _empty(config: TrainConfig, settings: Any, dtype: torch.dtype) -> tuple[Any, list[nn.Module]]:
     """The model that learns, without weights, and its decoder layers."""
-    model = empty_model(load_settings(folder), dtype)
+    model = empty_model(settings, dtype)
     if config.lora.kind != "none":
         add_adapter(model, config.lora)
     return model.to(dtype), decoder_layers(model)

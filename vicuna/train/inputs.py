@@ -89,7 +89,8 @@ def gather(config: TrainConfig, world: World, dtype: torch.dtype) -> Inputs | No
         template = _template(config, base, tokenizer)
         cache, prepared = Path(config.data.cache or Path(config.out) / "tokens"), None
         if world.is_local_main:
-            prepared = prepare(config.data, tokenizer, template, config.model.max_length, cache)
+            hashes = parents if world.is_main else None  # another node may have another copy of the data
+            prepared = prepare(config.data, tokenizer, template, config.model.max_length, cache, hashes)
     prepared = world.gather(prepared)[world.rank - world.local_rank]  # by this node's first rank
     with world.one_fails_all_fail("reading the inputs"):
         assert prepared is not None

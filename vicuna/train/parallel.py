@@ -58,11 +58,6 @@ class World:
         """Whether this rank does what is done once on each node."""
         return self.local_rank == 0
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.size > 1:
-            self.gather(None)
-
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value added over all ranks, in float64, the same on each rank."""
         return self._reduce(values, dist.ReduceOp.SUM)
@@ -164,7 +159,7 @@ def _meet(world: World, backend: str) -> None:
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(name, f"(no {name})") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise VicunaError(
-            f"rank {world.rank} does not meet the other {world.size - 1} at {where}: {_first_line(error)}"
+            f"rank {world.rank} does not meet the other {world.size - 1} at {where}: {first_line(error)}"
         ) from error
 
 
@@ -172,10 +167,11 @@ def _lost(error: RuntimeError) -> str:
     """How another rank was lost, if that is what the error says; nccl's errors have a type."""
     if found := _GLOO.search(str(error)):
         return found[1]
-    return _first_line(error) if isinstance(error, dist.DistError) else ""
+    return first_line(error) if isinstance(error, dist.DistError) else ""
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, or its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -54,7 +54,10 @@ class Prepared:
         return Dataset(self.learnt), Dataset(self.held_out) if self.held_out else None
 
 
-def prepare(config: DataConfig, tokenizer: Any, template: Template, max_length: int, cache: Path) -> Prepared:
+def prepare(
+    config: DataConfig, tokenizer: Any, template: Template, max_length: int, cache: Path,
+    hashes: Mapping[str, str] | None = None,
+) -> Prepared:  # fmt: skip
     """Tokenise and mask what `config` names, unless `cache` holds it from before. One process of a node does it.
 
     Args:
@@ -63,6 +66,7 @@ def prepare(config: DataConfig, tokenizer: Any, template: Template, max_length: 
         template: the prompt template.
         max_length: most tokens of a sample.
         cache: gets one folder for each set of data, tokenizer, template and settings.
+        hashes: those of `data` and `held_out`, where this process has taken them already: it reads all of both.
 
     Raises:
         InputError: a row cannot be read or is not a valid conversation, or most or all samples would be left out.
@@ -70,14 +74,18 @@ def prepare(config: DataConfig, tokenizer: Any, template: Template, max_length: 
         TokenizerError: the tokenizer has no fast (Rust) backend.
     """
     rules = Rules(tokenizer, template, max_length, config)
-    learnt = _tokenised(config.path, rules, cache)
-    held_out = _tokenised(config.held_out, rules, cache) if config.held_out else None
+    known = hashes or {}
+    learnt = _tokenised(config.path, known.get("data") or dataset_hash(config.path), rules, cache)
+    held_out = None
+    if config.held_out:
+        digest = known.get("held_out") or dataset_hash(config.held_out)
+        held_out = _tokenised(config.held_out, digest, rules, cache)
     return Prepared(learnt, held_out, config.held_out_share)
 
 
-def _tokenised(path: str, rules: Rules, cache: Path) -> Path:
-    """The folder of one path's tokens."""
-    parents = {"data": dataset_hash(path), "tokenizer": _tokenizer_hash(rules.tokenizer)}
+def _tokenised(path: str, digest: str, rules: Rules, cache: Path) -> Path:
+    """The folder of one path's tokens; `digest` is the hash of what is there."""
+    parents = {"data": digest, "tokenizer": _tokenizer_hash(rules.tokenizer)}
     if rules.data.format == "conversations":
         parents["template"] = rules.template.hash
     settings = {
