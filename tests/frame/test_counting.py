@@ -1,7 +1,6 @@
 """Counting without tokenising gives what tokenising gives, for every kind of tokenizer and template."""
 
 import copy
-import dataclasses
 import functools
 import json
 import re
@@ -13,13 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tests.frame.test_chat_templates import FAMILIES, family_tokenizer
 from tests.tokenizers_kinds import MAKERS, SPECIAL, tokenizer_of
 from vicuna.conversation import Conversation, Message
 from vicuna.counting import TokenCounter
 from vicuna.plain import plain_tokenizer
 from vicuna.prompt import encode, template
-from vicuna.template import BUILT_IN, TemplateError
+from vicuna.template import TemplateError
 from vicuna.words import words_of
 
 LLAMA_2 = {
@@ -140,51 +138,9 @@ def check(counter, messages, own, chosen):
     assert counter(messages) == len(encode(Conversation("c", messages), own, chosen).ids)
 
 
-@KINDS
-@pytest.mark.parametrize("name", BUILT_IN)
-@settings(max_examples=40, deadline=None)
-@given(rounds=chats, system=st.none() | texts)
-def test_a_count_is_the_length_of_what_training_sees(kind, name, rounds, system):
-    own, chosen = tokenizer(kind), template(name)
-    messages = messages_of(rounds)
-    if system is not None:
-        messages = (Message("system", system), *messages)
-    check(_counter(kind, name), messages, own, chosen)
-
-
-@KINDS
-@settings(max_examples=20, deadline=None)
-@given(turns=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), texts), max_size=5))
-def test_so_it_is_for_turns_in_any_order_and_text_after_the_stop(kind, turns):
-    own, chosen = tokenizer(kind), dataclasses.replace(BUILT_IN["vicuna_v1.1"], answer_end="\n")
-    messages = tuple(Message(role, text) for role, text in turns)
-    check(_counter(kind, "vicuna_v1.1"), messages, own, template("vicuna_v1.1"))
-    check(TokenCounter(own, chosen), messages, own, chosen)
-
-
 @functools.cache
 def _counter(kind: str, name: str) -> TokenCounter:
     return TokenCounter(tokenizer(kind), template(name))
-
-
-@KINDS
-@settings(max_examples=20, deadline=None)
-@given(rounds=chats)
-def test_so_it_is_where_answers_follow_the_prompt_without_a_space(kind, rounds):
-    own = copy.copy(tokenizer(kind))
-    own.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    check(TokenCounter(own, template(own)), messages_of(rounds), own, template(own))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=20, deadline=None)
-@given(rounds=chats)
-def test_so_it_is_for_the_chat_templates_of_model_families(family, rounds):
-    own = family_tokenizer(family)
-    check(TokenCounter(own, template(own)), messages_of(rounds), own, template(own))
 
 
 @KINDS
