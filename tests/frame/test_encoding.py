@@ -1,4 +1,4 @@
-"""What is put together or counted word by word is what the whole text gives, for every kind of tokenizer and template."""
+"""What is put together or counted word by word is what the whole text gives, for every tokenizer and template."""
 
 import copy
 import dataclasses
