@@ -13,6 +13,7 @@ ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || apt_install postgresql 
     echo "no PostgreSQL, and it cannot be installed here: tests on a database server are skipped" >&2
 
 make_environment "[dev]"
+export CI="${CI:-true}" # the same examples every time; `.venv/bin/pytest` by itself tries new ones
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy vicuna
