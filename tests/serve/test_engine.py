@@ -204,7 +204,7 @@ def test_a_continued_job_goes_on_with_the_same_tokens_and_text(folder: Path) -> 
             text = "".join(piece.text for piece in pieces)
             for cut in (1, 7, 29):
                 shown = "".join(piece.text for piece in pieces[:cut])
-                part = job.model_copy(update={"emitted": tuple(ids[:cut]), "emitted_text": len(shown)})
+                part = job.model_copy(update={"emitted": tuple(ids[:cut]), "shown": shown})
                 rest = [piece async for piece in engine.generate(part)][1:]
                 assert ids[:cut] + [each for piece in rest for each in piece.ids] == ids
                 assert shown + "".join(piece.text for piece in rest) == text

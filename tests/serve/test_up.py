@@ -27,7 +27,7 @@ class Up:
         self.port = free_port()
         self.api = f"http://127.0.0.1:{self.port}"
         tree = {
-            "controller": {"port": self.port},
+            "controllers": [{"port": self.port}],
             "workers": [{"names": [name], "engine": {"kind": "scripted"}} for name in ("one", "two")],
             "page": False,
             **more,
@@ -102,7 +102,7 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, ups: list[
         port = taken.getsockname()[1]
         ups.append(Up(tmp_path, controller={"port": port}))
         assert ups[0].command.wait() == 2
-        expected = f"error: port {port} is in use by another program; choose another with --controller.port"
+        expected = f"error: port {port} is in use by another program; choose another with `port` of controller 1 in the stack's file"
         assert ups[0].command.output().startswith(expected)
         lone = Command(tmp_path, "controller", "--port", str(port))
         assert lone.wait() == 2

@@ -92,7 +92,7 @@ def stack(config: QuickstartConfig) -> dict[str, Any]:
         return {"names": [name], "model": {"path": str(folder), "max_length": _context(), "template": template}}
 
     return {
-        "controller": {"port": config.port},
+        "controllers": [{"port": config.port}],
         "workers": [
             worker(TUNED, out / "tuned" / "model"),
             # A base model has no template of its own; it is asked in the same words as the tuned one.

@@ -1,5 +1,6 @@
 """The settings of the serving commands. Nothing heavy is imported here, so that `--help` is quick."""
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ def _check_names(names: tuple[str, ...]) -> None:
     for name in names:
         if not 1 <= len(name) <= LONGEST_NAME:
             raise ValueError(f"names are 1 to {LONGEST_NAME} characters long; got one of {len(name)}")
+        if "@" in name:
+            raise ValueError(f"names have no @, which stands before a version; got {name!r}")
     if len(set(names)) < len(names):
         raise ValueError(f"names are each given once; got {', '.join(names)}")
 
@@ -45,6 +48,9 @@ class LimitsConfig:
     stall: float = 5.0
     """Seconds without a sign of life on an answer's connection until its worker counts as hung; workers give one
     every second."""
+    token_stall: float = 60.0
+    """Seconds without a new token until a worker counts as hung although it gives signs of life; a long prompt takes
+    its time before the first one."""
     connect: float = 1.0
     """Seconds to wait for a connection to a worker."""
     gap: float = 1.5
@@ -59,20 +65,108 @@ class LimitsConfig:
     """Seconds until an answer that is still being written is ended with an error."""
     body: int = 4 * 1024 * 1024
     """Most bytes a request's body may have."""
+    depth: int = 64
+    """Deepest nesting of lists and objects in a request's body."""
+    header: int = 32 * 1024
+    """Most bytes that a request's first line and headers may have."""
+    slow: float = 20.0
+    """Seconds without progress until a client that sends its request, or reads its answer, too slowly is cut off."""
     choices: int = 16
     """Most answers (`n` times prompts) that one request may ask for."""
 
     def __post_init__(self) -> None:
-        for name in ("lease", "connect", "request", "queue_wait"):
+        for name in ("lease", "connect", "request", "queue_wait", "token_stall", "slow"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is a time in seconds above 0; got {getattr(self, name)}")
         if self.stall < SHORTEST_STALL:
             raise ValueError(f"stall is a time in seconds, at least {SHORTEST_STALL:g}; got {self.stall}")
         if self.gap < 0:
             raise ValueError(f"gap is a time in seconds, at least 0; got {self.gap}")
-        for name in ("attempts", "body", "choices", "queue"):
+        for name in ("attempts", "body", "choices", "queue", "depth", "header"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetConfig:
+    """Who may join, and who gets the next request."""
+
+    policy: Literal["least_loaded", "power_of_two", "lottery", "prefix"] = "least_loaded"
+    """least_loaded: the smallest share of the capacity in flight; power_of_two: the better of two drawn at random;
+    lottery: drawn by capacity; prefix: where the longest beginning of the prompt was computed before."""
+    slack: float = 0.25
+    """For prefix: by how much of its capacity the worker with the cache may be fuller than the least loaded one."""
+    allow: tuple[str, ...] = (
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+    )
+    """Networks in which workers' addresses may lie; anything else is refused before it is contacted. The default is
+    this machine and the private networks."""
+    secret: str = ""
+    """File with the fleet's secret, the same for controllers and workers; the environment variable
+    VICUNA_FLEET_SECRET holds the secret itself. Needed wherever other machines are let in."""
+
+    def __post_init__(self) -> None:
+        if self.slack < 0:
+            raise ValueError(f"slack is a share of a capacity, at least 0; got {self.slack}")
+        for network in self.allow:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"allow has networks such as 10.0.0.0/8; {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessConfig:
+    """Who may use the API."""
+
+    keys: str = ""
+    """File with the API keys, made by `python -m vicuna.serve key`; read again when it changes. Empty: no keys."""
+    open: bool = False
+    """Without keys, answer also people on other machines."""
+    cors: tuple[str, ...] = ()
+    """Web pages (https://example.org) whose scripts may use the API; none by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsConfig:
+    """Encryption of connections, for where no other server in front does it."""
+
+    cert: str = ""
+    """File with the certificate (PEM, the chain behind it)."""
+    key: str = ""
+    """File with the certificate's key (PEM)."""
+    ca: str = ""
+    """File with the authorities to trust when we connect to others (PEM); empty trusts the system's."""
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError(f"cert and key belong together; only {'cert' if self.cert else 'key'} is given")
+
+    @property
+    def scheme(self) -> str:
+        """How addresses of this process begin."""
+        return "https" if self.cert else "http"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written down while it serves."""
+
+    format: Literal["text", "json"] = "text"
+    """text for people; json: one object per line, for programs."""
+    prompts: bool = False
+    """Write down what people ask and what is answered; nobody expects that, so say it to them."""
+    traces: str = ""
+    """Address of an OpenTelemetry collector (http://127.0.0.1:4318); needs the extra: pip install 'vicuna[otel]'."""
+
+    def __post_init__(self) -> None:
+        if self.traces:
+            _check_address("traces", self.traces)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +177,55 @@ class ControllerConfig:
     """Address to listen on; 0.0.0.0 listens to other machines too."""
     port: int = 8000
     """Port to listen on; 0 takes any free one."""
+    grace: float = 10.0
+    """Seconds that open answers may still take after the controller was told to stop."""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check_port(self.port)
+        if self.grace < 0:
+            raise ValueError(f"grace is a time in seconds, at least 0; got {self.grace}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamConfig:
+    """Another OpenAI-compatible server (vLLM, SGLang, llama.cpp, a commercial API) as this worker's engine."""
+
+    url: str = ""
+    """Its address with the path before /chat/completions, such as http://127.0.0.1:8001/v1."""
+    model: str = ""
+    """The model's name there; empty takes the one that it serves."""
+    key: str = "OPENAI_API_KEY"
+    """Environment variable with the API key to send; empty or unset sends none."""
+    features: tuple[str, ...] = ("chat", "completions", "embeddings", "logprobs", "tools", "response_format")
+    """What it can do; requests that need anything else are refused."""
+    resume: Literal["no", "assistant", "continue_final_message"] = "no"
+    """How it continues an answer that another worker began: not at all; by answering a chat whose last message is the
+    assistant's (llama.cpp); or with the setting of that name (vLLM, SGLang)."""
+    timeout: float = 60.0
+    """Seconds without a byte from it until it counts as hung."""
+
+    def __post_init__(self) -> None:
+        if self.url:
+            _check_address("url", self.url)
+        if self.timeout <= 0:
+            raise ValueError(f"timeout is a time in seconds above 0; got {self.timeout}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """What computes the answers."""
 
-    kind: Literal["transformers", "scripted"] = "transformers"
-    """transformers: the model in this process; scripted: answers from a file, for tests and benchmarks."""
+    kind: Literal["transformers", "scripted", "upstream"] = "transformers"
+    """transformers: the model in this process; upstream: another OpenAI-compatible server; scripted: answers from a
+    file, for tests and benchmarks."""
     script: str = ""
     """For scripted: the YAML file with the answers; empty repeats what was asked."""
+    upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     device: str = "auto"
     """For transformers: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
     dtype: str = "auto"
@@ -111,6 +240,8 @@ class EngineConfig:
             raise ValueError(f"slots is at least 1; got {self.slots}")
         if self.threads < 0:
             raise ValueError(f"threads is 0 (choose) or a positive count; got {self.threads}")
+        if self.kind == "upstream" and not self.upstream.url:
+            raise ValueError("kind upstream needs upstream.url, the address of the other server; got none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +251,14 @@ class WorkerConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     names: tuple[str, ...] = ()
     """Names under which the model is served; none takes the name of its folder."""
+    version: str = ""
+    """Label of this version of the model; with it, workers with other weights may serve the same name (as
+    name@version) until they take over."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     controllers: tuple[str, ...] = ("http://127.0.0.1:8000",)
     """Addresses of the controllers to join."""
+    secret: str = ""
+    """File with the fleet's secret; the environment variable VICUNA_FLEET_SECRET holds the secret itself."""
     host: str = LOCAL
     """Address to listen on; 0.0.0.0 listens to other machines too."""
     port: int = 0
@@ -132,11 +268,17 @@ class WorkerConfig:
     heartbeat: float = 1.0
     """Seconds between two signs of life to each controller."""
     drain: float = 30.0
-    """Seconds that running answers may still take after the worker was told to stop."""
+    """Seconds that running answers may still take after the worker was told to stop; what is left then goes to other
+    workers. For a spot machine, a little less than its notice."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check_port(self.port)
         _check_names(self.names)
+        if "@" in self.version or len(self.version) > LONGEST_NAME:
+            raise ValueError(f"version is a short label without @; got {self.version!r}")
         for controller in self.controllers:
             _check_address("controllers", controller)
         if not self.controllers:
@@ -189,11 +331,12 @@ class WebConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """Run a controller, its workers and the chat page on this machine, and keep them running."""
+    """Run controllers, workers and the chat page on this machine, and keep them running."""
 
-    controller: ControllerConfig = field(default_factory=ControllerConfig)
+    controllers: tuple[ControllerConfig, ...] = (ControllerConfig(),)
+    """The controllers, side by side; each answers the API for all workers."""
     workers: tuple[WorkerConfig, ...] = ()
-    """The workers; they join this stack's controller whatever their own `controllers` say."""
+    """The workers; they join all of this stack's controllers whatever their own `controllers` say."""
     web: WebConfig = field(default_factory=WebConfig)
     page: bool = True
     """Serve the chat page too."""

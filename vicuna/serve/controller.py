@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -17,16 +16,17 @@ from starlette.routing import Route
 from vicuna.command import run as run_command
 from vicuna.serve import server
 from vicuna.serve.asgi import read_body
+from vicuna.serve.client import WorkerClient
 from vicuna.serve.config import ControllerConfig, LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import Fault, invalid
 from vicuna.serve.fleet import Fleet, JoinRefused, Worker
 from vicuna.serve.gateway import ERROR_HANDLERS, Gateway, as_json
 from vicuna.serve.protocol import PROTOCOL, Heartbeat, Leave, Registration, parse
+from vicuna.serve.signing import Signer
 
 log = logging.getLogger(__name__)
 TICK = 0.1
-PROBE_TIMEOUT = 2.0
 GRACE = 5
 """Seconds that running answers have after the controller was told to stop."""
 IDLE = 15.0
@@ -39,9 +39,9 @@ class Controller:
     def __init__(self, limits: LimitsConfig, session: aiohttp.ClientSession) -> None:
         self.fleet = Fleet(limits.lease, time.monotonic)
         self.dispatcher = Dispatcher(self.fleet, limits, time.monotonic)
-        self.gateway = Gateway(self.dispatcher, session, limits)
+        self.client = WorkerClient(session, Signer())
+        self.gateway = Gateway(self.dispatcher, self.client, limits)
         self._limits = limits
-        self._session = session
         self._probing: set[str] = set()
 
     def routes(self) -> list[Route]:
@@ -74,7 +74,7 @@ class Controller:
             "address": worker.address,
             "engine": worker.engine,
             "state": self.fleet.state(worker),
-            "models": [model.model_dump() for model in worker.models.values()],
+            "models": [model.model_dump(mode="json") for model in worker.models.values()],
             "capacity": worker.capacity,
             "in_flight": worker.in_flight,
             "answered": worker.answered,
@@ -133,7 +133,7 @@ class Controller:
             )
             raise invalid(message, param="address", code="address_unreachable")
         try:
-            found = await self._ask_health(address)
+            found = await self.client.health(address)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             cause = str(error) or type(error).__name__
             message = (
@@ -144,15 +144,6 @@ class Controller:
         if found != worker_id:
             message = f"at {address} another program answers, not this worker; check --advertise and --port"
             raise invalid(message, param="address", code="address_unreachable")
-
-    async def _ask_health(self, address: str) -> str | None:
-        """The id of the worker that is well at an address; None where something else answers."""
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
-        async with self._session.get(f"{address}/health", timeout=timeout) as reply:
-            if reply.status != 200:
-                raise ValueError(f"status {reply.status}")
-            body = json.loads(await reply.read())
-            return body.get("worker_id") if isinstance(body, dict) else None
 
     async def watch(self) -> None:
         """Let leases run out, end waits, and look after suspended workers; runs for the process's whole life."""
@@ -171,7 +162,7 @@ class Controller:
 
     async def _probe(self, worker: Worker) -> None:
         try:
-            found = await self._ask_health(worker.address)
+            found = await self.client.health(worker.address)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self.fleet.failed(worker, f"probe failed: {error or type(error).__name__}")
         else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vicuna.serve import faults
+from vicuna.serve.ask import Ask
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.fleet import Fleet, Ticket
 from vicuna.serve.protocol import ServedModel
@@ -34,13 +35,14 @@ class Dispatcher:
         self._started = clock()
         self._waiting: dict[str, deque[_Waiter]] = {}
 
-    async def acquire(self, name: str, avoid: Collection[str] = (), version: ServedModel | None = None) -> Ticket:
+    async def acquire(self, ask: Ask, avoid: Collection[str] = (), version: ServedModel | None = None) -> Ticket:
         """A ticket for the model, now or within the limits' times.
 
         Raises:
             Fault: 404 nobody ever served it; 503 all its workers are away, or this process is about to end; 429 too
                 many wait, or waited too long.
         """
+        name = ask.model
         if self.closed:
             raise faults.stopping()
         if name not in self._waiting:

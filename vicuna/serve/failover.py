@@ -1,7 +1,7 @@
 """One answer, whoever computes it: a worker that fails is replaced, before the first token and after it.
 
-The answer's token ids so far go with the job to the next worker, which computes on from there; the client's text goes
-on without a gap and without a repetition.
+The answer's token ids so far (or its text, where an engine knows no ids) go with the job to the next worker, which
+computes on from there; the client's text goes on without a gap and without a repetition.
 """
 
 import contextlib
@@ -9,71 +9,113 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
 from vicuna.serve import faults
+from vicuna.serve.ask import Ask
+from vicuna.serve.client import WorkerClient
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import MISDIRECTED, Fault
 from vicuna.serve.fleet import Ticket
-from vicuna.serve.protocol import ADDRESSEE, Job, ServedModel
+from vicuna.serve.metrics import Metrics
+from vicuna.serve.protocol import Job, ServedModel
 
 log = logging.getLogger(__name__)
 
-Piece = tuple[str, str | None]
-"""Text, and the reason why the answer ended (else None)."""
+
+class Part(NamedTuple):
+    """A bit of an answer as it goes to the client."""
+
+    text: str
+    finish: str | None = None
+    """Why the answer ended, in its last part."""
+    logprobs: list[dict[str, Any]] | None = None
+    delta: dict[str, Any] | None = None
 
 
 class WorkerFailed(Exception):
     """This worker could not finish the answer; another may."""
 
+    kind = "failed"
+
 
 class EngineError(WorkerFailed):
     """The worker is there and says that its engine failed at this answer."""
 
+    kind = "engine"
+
+
+class TokensStalled(WorkerFailed):
+    """The worker gives signs of life but no tokens."""
+
+    kind = "stalled"
+
 
 class _Declined(Exception):
-    """The worker is well, but takes no new work."""
+    """The worker is well, but takes no new work or hands this answer over."""
+
+
+class _Full(Exception):
+    """The worker is well and has all the work that it can do, from other controllers too."""
 
 
 class Answer:
     """An answer in the making: what the client has of it, and who computed it."""
 
-    def __init__(self, job: Job, dispatcher: Dispatcher, session: aiohttp.ClientSession, limits: LimitsConfig) -> None:
+    def __init__(
+        self, job: Job, ask: Ask, dispatcher: Dispatcher, client: WorkerClient, limits: LimitsConfig, metrics: Metrics
+    ) -> None:
         self.job = job
+        self.ask = ask
         self.version: ServedModel | None = None
         self.served_by: list[str] = []
         self.prompt_tokens = 0
         self.ids: list[int] = []
-        self._characters = 0
+        self._shown: list[str] = []
+        self._started = False
+        self._counted = 0
         self._finished = False
         self._reply: aiohttp.ClientResponse | None = None
         self._avoid: set[str] = set()
         self._failures: list[str] = []
         self._dispatcher = dispatcher
-        self._session = session
+        self._client = client
         self._limits = limits
-        self._deadline = time.monotonic() + limits.request
+        self._watch = metrics.answer(ask.model)
+        now = time.monotonic()
+        self._deadline = min(ask.deadline, now + limits.request)
+        self._token_at = now
 
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """The answer's pieces, as many at a time as arrived together.
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return max(len(self.ids), self._counted)
+
+    async def pieces(self) -> AsyncGenerator[list[Part], None]:
+        """The answer's parts, as many at a time as arrived together.
 
         Raises:
             Fault: the request is wrong, or no worker could finish it.
         """
-        while not self._finished:
-            ticket = await self._next_worker()
-            try:
-                async with contextlib.aclosing(self._from_worker(ticket)) as batches:
-                    async for batch in batches:
-                        yield batch
-            except (WorkerFailed, _Declined, aiohttp.ClientError, OSError) as error:
-                if not self._finished:  # a connection that breaks after the last piece has done its work
-                    self._give_up_on(ticket, error)
-            finally:
-                self._dispatcher.release(ticket, answered=self._finished)
+        try:
+            while not self._finished:
+                ticket = await self._next_worker()
+                try:
+                    async with contextlib.aclosing(self._from_worker(ticket)) as batches:
+                        async for batch in batches:
+                            yield batch
+                except _Full:
+                    self._dispatcher.fleet.full(ticket.worker)
+                except (WorkerFailed, _Declined, aiohttp.ClientError, OSError) as error:
+                    if not self._finished:  # a connection that breaks after the last piece has done its work
+                        self._give_up_on(ticket, error)
+                finally:
+                    self._dispatcher.release(ticket, answered=self._finished)
+        finally:
+            self._watch.ended(self.prompt_tokens, self.completion_tokens, finished=self._finished)
 
     def break_off(self) -> None:
         """Close the connection to the worker; with a dispatcher that is closed too, that ends the answer."""
@@ -83,17 +125,19 @@ class Answer:
     async def _next_worker(self) -> Ticket:
         if len(self._failures) >= self._limits.attempts:
             raise self._lost()
-        version = self.version if self.ids else None
+        version = self.version if self._started else None
         try:
-            return await self._dispatcher.acquire(self.job.model, self._avoid, version)
+            return await self._dispatcher.acquire(self.ask, self._avoid, version)
         except Fault as fault:
             if self._failures and fault.status in (404, 503):
+                raise self._lost() from fault
+            if self._started and fault.status == 503 and fault.code == "no_worker":
                 raise self._lost() from fault
             raise
 
     def _lost(self) -> Fault:
-        tried = "; ".join(self._failures)
-        if self._characters:
+        tried = "; ".join(self._failures) or "its worker left"
+        if self._started:
             message = f"the answer broke off and no other worker could continue it ({tried})"
             return faults.server_error(message, status=502, code="stream_interrupted", retry_after=1.0)
         message = f"no worker could answer ({tried})"
@@ -102,23 +146,23 @@ class Answer:
     def _give_up_on(self, ticket: Ticket, error: Exception) -> None:
         worker = ticket.worker
         self._avoid.add(worker.id)
-        if isinstance(error, _Declined) or self._dispatcher.closed:
+        if self._dispatcher.closed:
+            return
+        if isinstance(error, _Declined):
+            self._watch.failover(worker.id, "moved")
+            log.info("%s: worker %s %s after %d tokens", self.job.id, worker.address, error, self.completion_tokens)
             return
         reason = _describe(error, self._limits)
         self._failures.append(f"{worker.id} {reason}")
+        self._watch.failover(worker.id, error.kind if isinstance(error, WorkerFailed) else "connection")
         self._dispatcher.fleet.failed(worker, reason, certain=not isinstance(error, EngineError))
-        log.warning("%s: worker %s %s after %d tokens", self.job.id, worker.address, reason, len(self.ids))
+        log.warning("%s: worker %s %s after %d tokens", self.job.id, worker.address, reason, self.completion_tokens)
 
-    async def _from_worker(self, ticket: Ticket) -> AsyncGenerator[list[Piece], None]:
-        job = self.job
-        if self.ids:
-            job = job.model_copy(update={"emitted": tuple(self.ids), "emitted_text": self._characters})
-        request = self._session.post(
-            f"{ticket.worker.address}/generate",
-            data=job.model_dump_json(exclude_defaults=True).encode(),
-            headers={"content-type": "application/json", "x-request-id": job.id, ADDRESSEE: ticket.worker.id},
-        )
-        async with request as reply:
+    # ------------------------------------------------------------------------------------- one worker's share
+    async def _from_worker(self, ticket: Ticket) -> AsyncGenerator[list[Part], None]:
+        self._watch.dispatched(ticket.worker.id)
+        self._token_at = time.monotonic()
+        async with self._client.post(ticket.worker, "/generate", self._body(), self.job.id) as reply:
             self._reply = reply
             if reply.status != 200:
                 raise _refusal(reply.status, await reply.read())
@@ -132,43 +176,70 @@ class Answer:
                     yield batch
                 if error is not None:
                     raise error
-                self._check_deadline()
+                self._check_clocks()
         if not self._finished:
             raise WorkerFailed("closed the connection")
 
-    def _read(self, lines: list[bytes]) -> tuple[list[Piece], Exception | None]:
+    def _body(self) -> bytes:
+        job = self.job
+        if self._started:
+            job = job.model_copy(update={"emitted": tuple(self.ids), "shown": "".join(self._shown)})
+        return job.model_dump_json(exclude_defaults=True).encode()
+
+    def _read(self, lines: list[bytes]) -> tuple[list[Part], Exception | None]:
         """Take note of what a worker sent; what came before an error is still part of the answer."""
-        batch: list[Piece] = []
+        batch: list[Part] = []
+        before = len(self.ids)
+        error: Exception | None = None
         try:
             for line in filter(None, lines):
                 row = json.loads(line)
-                if "error" in row:
-                    return batch, _fault_of(row["error"])
-                if "prompt_tokens" in row:
-                    self.prompt_tokens = row["prompt_tokens"]
-                    continue
-                text, finish = row["text"], row.get("finish")
-                self.ids += row["ids"]
-                self._characters += len(text)
-                self._finished = finish is not None
-                batch.append((text, finish))
-        except (ValueError, KeyError, TypeError):
-            return batch, WorkerFailed("sent something that is not of the protocol")
-        return batch, None
+                if "text" in row:
+                    batch.append(self._take(row))
+                elif "prompt_tokens" in row:
+                    self.prompt_tokens = int(row["prompt_tokens"])
+                elif "moved" in row:
+                    error = _Declined(f"handed the answer over ({row['moved']})")
+                    break
+                else:
+                    error = _fault_of(row["error"])
+                    break
+        except (ValueError, KeyError, TypeError, AttributeError):
+            error = WorkerFailed("sent something that is not of the protocol")
+        if batch:
+            self._started = True
+            self._token_at = self._watch.tokens(len(self.ids) - before or len(batch))
+        return batch, error
 
-    def _check_deadline(self) -> None:
-        # Workers give a sign of life within `stall`, so looking at the clock here is often enough.
-        if not self._finished and time.monotonic() > self._deadline:
-            message = f"the answer was not finished within {self._limits.request:g} seconds"
-            raise faults.server_error(message, status=504, code="timeout")
+    def _take(self, row: dict[str, Any]) -> Part:
+        text, finish = row["text"], row.get("finish")
+        self.ids += row["ids"]
+        if text:
+            self._shown.append(text)
+        if "usage" in row:
+            self.prompt_tokens, self._counted = row["usage"]
+        self._finished = finish is not None
+        return Part(text, finish, row.get("logprobs"), row.get("delta"))
+
+    def _check_clocks(self) -> None:
+        # Workers give a sign of life every second, so looking at the clock here is often enough.
+        if self._finished:
+            return
+        now = time.monotonic()
+        if now > self._deadline:
+            raise faults.timeout(self._limits.request if self.ask.deadline > self._deadline else None)
+        if now - self._token_at > self._limits.token_stall:
+            raise TokensStalled(f"gave no token for {self._limits.token_stall:g} s")
 
 
 def _refusal(status: int, body: bytes) -> Exception:
     fault = faults.from_body(status, body)
     if status == 503:
-        return _Declined(str(fault))
+        return _Full() if fault.code == "full" else _Declined(str(fault))
     if status == MISDIRECTED:
         return WorkerFailed("is gone; another process has its address")
+    if status == 401:  # the client's request is not at fault
+        return WorkerFailed(f"does not accept this controller: {fault}")
     return fault if status < 500 else EngineError(f"answered with status {status}: {fault}")
 
 

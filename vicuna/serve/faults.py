@@ -91,6 +91,12 @@ def no_worker(model: str, gap: float) -> Fault:
     return server_error(message, status=503, code="no_worker", retry_after=max(1.0, gap))
 
 
+def timeout(seconds: float | None) -> Fault:
+    """The answer took longer than this service (or, with None, than the request itself) allows."""
+    said = "the request's own deadline" if seconds is None else f"{seconds:g} seconds"
+    return server_error(f"the answer was not finished within {said}", status=504, code="timeout")
+
+
 def stopping() -> Fault:
     """This process ends before the answer does."""
     return server_error("this service is stopping; try again in a moment", 503, "stopping", retry_after=1.0)

@@ -176,6 +176,9 @@ class Fleet:
         pause = min(LONGEST_SUSPENSION, FIRST_SUSPENSION * 2 ** min(worker.failures - 1, 10))
         worker.retry_at = self._clock() + pause
 
+    def full(self, worker: Worker) -> None:
+        """A worker said that it has all the work that it can do, from other controllers too."""
+
     def restore(self, worker: Worker) -> None:
         """A probe found the worker well again."""
         worker.suspended = False

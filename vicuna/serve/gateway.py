@@ -9,7 +9,6 @@ import weakref
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
-import aiohttp
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,26 +16,31 @@ from starlette.routing import Route
 
 from vicuna.serve import faults
 from vicuna.serve.asgi import ClientGone, Stream, read_body, request_id, while_connected
+from vicuna.serve.ask import Ask
+from vicuna.serve.client import WorkerClient
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.failover import Answer, Piece
+from vicuna.serve.failover import Answer, Part
 from vicuna.serve.faults import Fault
-from vicuna.serve.protocol import ChatRequest, CompletionRequest, Job, ServedModel, parse
+from vicuna.serve.metrics import Metrics
+from vicuna.serve.protocol import Job, ServedModel, parse
 from vicuna.serve.replies import ChatReply, CompletionReply, Finished, Reply, StreamWriter, Usage, encode, error_event
+from vicuna.serve.requests import ChatRequest, CompletionRequest
 
 log = logging.getLogger(__name__)
 JSON = "application/json"
-Batch = tuple[int, list[Piece]]
+Batch = tuple[int, list[Part]]
 T = TypeVar("T")
 
 
 class Gateway:
     """The routes under /v1. One per controller."""
 
-    def __init__(self, dispatcher: Dispatcher, session: aiohttp.ClientSession, limits: LimitsConfig) -> None:
+    def __init__(self, dispatcher: Dispatcher, client: WorkerClient, limits: LimitsConfig) -> None:
         self._dispatcher = dispatcher
-        self._session = session
+        self._client = client
         self._limits = limits
+        self._metrics = Metrics()
         self._created = int(time.time())
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
@@ -111,7 +115,10 @@ class Gateway:
     async def _answer(
         self, request: Request, reply: Reply, jobs: list[Job], asked: ChatRequest | CompletionRequest, echo: list[str]
     ) -> Response:
-        answers = [Answer(job, self._dispatcher, self._session, self._limits) for job in jobs]
+        answers = [
+            Answer(job, Ask(model=job.model), self._dispatcher, self._client, self._limits, self._metrics)
+            for job in jobs
+        ]
         self._answers.update(answers)
         if not asked.stream:
             finished = await while_connected(request.receive, _collect_all(answers, echo))
@@ -150,9 +157,9 @@ async def _collect(answer: Answer) -> Finished:
     reason = "stop"
     async with contextlib.aclosing(answer.pieces()) as batches:
         async for batch in batches:
-            for text, finish in batch:
-                texts.append(text)
-                reason = finish or reason
+            for part in batch:
+                texts.append(part.text)
+                reason = part.finish or reason
     return Finished("".join(texts), reason)
 
 
@@ -225,8 +232,8 @@ async def _events(
 
     def written(batch: Batch) -> bytes:
         index, pieces = batch
-        parts = [writer.text(index, text) for text, _ in pieces if text]
-        finish = pieces[-1][1]
+        parts = [writer.text(index, part.text) for part in pieces if part.text]
+        finish = pieces[-1].finish
         if finish:
             parts.append(writer.closing(index, finish, answers[index].served_by))
         return b"".join(parts)
@@ -247,7 +254,9 @@ async def _events(
 
 def _usage(answers: Sequence[Answer], n: int) -> Usage:
     """Each prompt is counted once, however many answers it has; the `n` answers of a prompt stand together."""
-    return Usage(sum(answer.prompt_tokens for answer in answers[::n]), sum(len(answer.ids) for answer in answers))
+    return Usage(
+        sum(answer.prompt_tokens for answer in answers[::n]), sum(answer.completion_tokens for answer in answers)
+    )
 
 
 def _served_by(answers: Sequence[Answer]) -> list[str]:

@@ -72,7 +72,7 @@ class Membership:
                 if member:
                     await self._post("heartbeat", self._beat().model_dump())
                 else:
-                    await self._post("register", self._registration.model_dump())
+                    await self._post("register", self._registration.model_dump(mode="json"))
                     member = True
                     self._say(logging.INFO, f"joined the fleet of {self.controller}")
             except Fault as refused:

@@ -61,21 +61,23 @@ def with_ports(config: StackConfig) -> StackConfig:
             sock: socket.socket = held.enter_context(server.listen(host, port, flag))
             return server.port_of(sock)
 
-        controller = config.controller
-        controller = replace(controller, port=free(controller.host, controller.port, "--controller.port"))
+        controllers = tuple(
+            replace(each, port=free(each.host, each.port, f"`port` of controller {number} in the stack's file"))
+            for number, each in enumerate(config.controllers, 1)
+        )
         web = config.web
         if config.page:
             web = replace(web, port=free(web.host, web.port, "--web.port"))
         for number, worker in enumerate(config.workers, 1):
             if worker.port:
                 free(worker.host, worker.port, f"`port` of worker {number} in the stack's file")
-    api = server.url(controller.host, controller.port)
+    apis = tuple(server.url(each.host, each.port) for each in controllers)
     threads = threads_each(config.workers)
     workers = tuple(
-        replace(worker, controllers=(api,), engine=replace(worker.engine, threads=worker.engine.threads or threads))
+        replace(worker, controllers=apis, engine=replace(worker.engine, threads=worker.engine.threads or threads))
         for worker in config.workers
     )
-    return replace(config, controller=controller, workers=workers, web=replace(web, api=api))
+    return replace(config, controllers=controllers, workers=workers, web=replace(web, api=apis[0]))
 
 
 def threads_each(workers: Sequence[WorkerConfig]) -> int:
@@ -94,7 +96,10 @@ class Stack:
         self._stopping = False
         self._ready = False
         self.models = sorted({name for worker in config.workers for name in served_names(worker)})
-        self._controller = Child("controller", "controller", config.controller)
+        self._controllers = [
+            Child(_numbered("controller", i, len(config.controllers)), "controller", each)
+            for i, each in enumerate(config.controllers)
+        ]
         self._others = [Child(_worker_name(config.workers, i), "worker", w) for i, w in enumerate(config.workers)]
         if config.page:
             self._others.append(Child("web", "web", config.web))
@@ -102,7 +107,7 @@ class Stack:
 
     @property
     def _children(self) -> list[Child]:
-        return [self._controller, *self._others]
+        return [*self._controllers, *self._others]
 
     async def run(self) -> None:
         """Run until SIGINT, SIGTERM or SIGHUP, or until a process fails before everything is ready."""
@@ -172,7 +177,7 @@ class Stack:
     async def _end(self) -> None:
         """Workers and page first, so that what runs can finish; the controller last; who does not end is killed."""
         await self._terminate(self._others, self._config.stop)
-        await self._terminate([self._controller], self._config.stop)
+        await self._terminate(self._controllers, self._config.stop)
         os.close(self._write_end)
         os.close(self._read_end)
 
@@ -191,7 +196,7 @@ class Stack:
     # ------------------------------------------------------------------------------------- saying what is
     async def _announce(self) -> None:
         """Wait until every model is served and the page answers, and say so."""
-        controller, web = self._config.controller, self._config.web
+        controller, web = self._config.controllers[0], self._config.web
         api, page = server.url(controller.host, controller.port), server.url(web.host, web.port)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while not (await self._all_served(session, api) and await self._page_answers(session, page)):  # noqa: ASYNC110
@@ -233,6 +238,10 @@ async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:
             return await reply.read() if reply.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
+
+
+def _numbered(name: str, index: int, count: int) -> str:
+    return name if count == 1 else f"{name} {index + 1}"
 
 
 def _worker_name(workers: Sequence[WorkerConfig], index: int) -> str:

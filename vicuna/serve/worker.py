@@ -46,7 +46,7 @@ class Worker:
         """What controllers ask."""
         return [
             Route("/generate", self.generate, methods=["POST"]),
-            Route("/tokens", self.count_tokens, methods=["POST"]),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
         ]
 
@@ -76,10 +76,10 @@ class Worker:
             body |= {"status": "draining"}
         return as_json(body | {"load": dict(self.engine.load())}, request, 503 if trouble else 200)
 
-    async def count_tokens(self, request: Request) -> Response:
-        """How many tokens a job's prompt has."""
+    async def tokenize(self, request: Request) -> Response:
+        """The token ids of a job's prompt."""
         job = self._own(parse(Job, await read_body(request, BODY)))
-        return as_json({"prompt_tokens": await self.engine.count_tokens(job)}, request)
+        return as_json({"tokens": await self.engine.tokenize(job)}, request)
 
     async def generate(self, request: Request) -> Response:
         """Compute one answer, one JSON line per piece; errors before the first piece have a status of their own."""

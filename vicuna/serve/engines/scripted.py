@@ -27,8 +27,8 @@ from vicuna.errors import InputError
 from vicuna.files import read_text, sha256_text
 from vicuna.serve import faults
 from vicuna.serve.config import WorkerConfig
-from vicuna.serve.engines import Piece
-from vicuna.serve.protocol import Job, ServedModel
+from vicuna.serve.engines import Embedded, Piece
+from vicuna.serve.protocol import EmbedJob, Job, ServedModel
 from vicuna.serve.text import StopScanner
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
@@ -79,6 +79,7 @@ class ScriptedEngine:
         path = config.engine.script
         self.capacity = config.engine.slots
         self._max_length = config.model.max_length
+        self._version = config.version
         self._source = read_text(path) if path else ""
         self._script = _read(self._source, path)
         self._running = 0
@@ -90,7 +91,13 @@ class ScriptedEngine:
     def model(self, name: str) -> ServedModel:
         """The hash of what the script says stands for the weights'; replicas may differ in how they fail."""
         said = "\n".join(f"{rule.match}\t{rule.answer * rule.repeat}" for rule in self._script.rules)
-        return ServedModel(name=name, checkpoint_hash=sha256_text(said), template_hash="", max_length=self._max_length)
+        return ServedModel(
+            name=name,
+            checkpoint_hash=sha256_text(said),
+            max_length=self._max_length,
+            version=self._version,
+            features=frozenset({"chat", "completions", "token_prompts", "tokenize", "resume"}),
+        )
 
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The scripted answer; each token's id is its place in the answer."""
@@ -110,7 +117,7 @@ class ScriptedEngine:
     async def _say(self, job: Job, rule: Rule, tokens: list[str], limit: int) -> AsyncGenerator[Piece, None]:
         scanner, pace = StopScanner(job.sampling.stop), self._script.pace if rule.pace is None else rule.pace
         said = len(job.emitted)
-        skip = job.emitted_text - len(scanner.push("".join(tokens[:said])))
+        skip = len(job.shown) - len(scanner.push("".join(tokens[:said])))
         await asyncio.sleep(rule.first)
         for index in range(said, min(len(tokens), limit)):
             if rule.fail and index == rule.after:
@@ -153,9 +160,13 @@ class ScriptedEngine:
             raise faults.context_exceeded(f"{count} tokens", self._max_length, job.prompt_field)
         return count
 
-    async def count_tokens(self, job: Job) -> int:
-        """Words of the prompt."""
-        return self._prompt_tokens(job)
+    async def tokenize(self, job: Job) -> list[int]:
+        """A number for each word of the prompt."""
+        return list(range(self._prompt_tokens(job)))
+
+    async def embed(self, job: EmbedJob) -> Embedded:
+        """Vectors of the job's texts."""
+        raise faults.unsupported("model", "this engine has no embeddings")
 
     def load(self) -> Mapping[str, float]:
         """Answers that run."""

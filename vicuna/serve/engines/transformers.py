@@ -16,9 +16,9 @@ from vicuna.conversation import Message
 from vicuna.errors import ConfigError, InputError, VicunaError
 from vicuna.serve import faults
 from vicuna.serve.config import EngineConfig, WorkerConfig
-from vicuna.serve.engines import Piece
+from vicuna.serve.engines import Embedded, Piece
 from vicuna.serve.faults import Fault
-from vicuna.serve.protocol import Job, Sampling, ServedModel
+from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
 from vicuna.serve.text import AnswerText, Detokenizer
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ class TransformersEngine:
             checkpoint_hash=self._checkpoint_hash,
             template_hash=self._template.hash,
             max_length=self._max_length,
+            version=self._config.version,
+            features=frozenset({"chat", "completions", "token_prompts", "tokenize", "resume"}),
         )
 
     # ------------------------------------------------------------------------------------- one answer
@@ -141,7 +143,7 @@ class TransformersEngine:
             Detokenizer(self._decode, prompt[-CONTEXT:]),
             [*sampling.stop, *(self._template.stop_strings if chat else ())],
             self._lead if chat else "",
-            job.emitted_text,
+            len(job.shown),
         )
         seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text)
         return seat, text.push(job.emitted) if job.emitted else ""
@@ -174,10 +176,13 @@ class TransformersEngine:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    async def count_tokens(self, job: Job) -> int:
-        """Tokens of the job's prompt."""
-        ids = await self._loop.run_in_executor(self._tokenizing, self._prompt_ids, job)
-        return len(ids)
+    async def tokenize(self, job: Job) -> list[int]:
+        """Token ids of the job's prompt."""
+        return await self._loop.run_in_executor(self._tokenizing, self._prompt_ids, job)
+
+    async def embed(self, job: EmbedJob) -> Embedded:
+        """Vectors of the job's texts."""
+        raise faults.unsupported("model", "this engine has no embeddings")
 
     # ------------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
