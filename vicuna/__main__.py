@@ -9,6 +9,7 @@ COMMANDS = {
     "data": Command("vicuna.data.__main__:main", "clean shared chats and split them to the context length"),
     "train": Command("vicuna.train.__main__:main", "train a tokenizer and a base model, fine-tune on conversations"),
     "serve": Command("vicuna.serve.__main__:main", "controller, workers, web demo, or a whole local stack"),
+    "chat": Command("vicuna.chat.__main__:main", "talk to a served model in the terminal"),
     "eval": Command("vicuna.eval.__main__:main", "ask models questions, judge the answers, write the report"),
 }
 

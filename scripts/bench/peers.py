@@ -44,11 +44,18 @@ PEERS = {
         converter="fastchat.data.clean_sharegpt:html_to_markdown",
         optional=("polyglot==16.7.4", "pycld2==0.42", "PyICU"),
     ),
+    "fschat 0.2.36 serve": Peer((
+        ("pydantic==1.10.27", "fastapi==0.125.0", "uvicorn==0.54.0", "aiohttp==3.14.5", "httpx==0.28.1", "requests",
+         "numpy", "tiktoken", "shortuuid", "markdown2", "nh3"),
+        ("--no-deps", "fschat==0.2.36"),
+    )),
     "markdownify 1.2.3": Peer((("markdownify==1.2.3",),), "markdownify:markdownify"),
     "html-to-markdown 3.20.0": Peer((("html-to-markdown==3.20.0",),), "html_to_markdown:convert"),
     "trl 1.16.0": Peer(((TORCH,), ("transformers==5.23.0", "trl==1.16.0", "accelerate==1.15.0", "datasets==5.2.0"))),
 }  # fmt: skip
 FASTCHAT = "fschat 0.2.36"
+FASTCHAT_SERVE = "fschat 0.2.36 serve"
+"""Its controller and API server alone, with the versions of their day: both fail with pydantic 2."""
 TRL = "trl 1.16.0"
 """With transformers' own trainer."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "vicuna"
-STAGES = ("data", "train", "serve", "eval", "cloud")
+STAGES = ("data", "train", "serve", "chat", "eval", "cloud")
 SHARED = ("models", "store")
 TOP = ("__main__", "quickstart")
 

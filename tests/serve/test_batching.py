@@ -12,6 +12,9 @@ torch = pytest.importorskip("torch")
 
 from vicuna.serve.engines import Piece  # noqa: E402
 from vicuna.serve.engines.batching import Batcher, Seat  # noqa: E402
+from vicuna.serve.engines.likelihood import LOWEST, Wish  # noqa: E402
+from vicuna.serve.engines.spelling import Spelling  # noqa: E402
+from vicuna.serve.faults import Fault  # noqa: E402
 from vicuna.serve.protocol import Sampling  # noqa: E402
 from vicuna.serve.text import AnswerText, Detokenizer  # noqa: E402
 
@@ -20,12 +23,15 @@ GREEDY = Sampling(temperature=0)
 CONTEXT = 256
 tiny = functools.cache(model)
 words = functools.cache(tokenizer)
+spelling = functools.cache(lambda: Spelling(words()))
 
 
-def seat(prompt: list[int], tokens: int, sampling: Sampling = GREEDY, emitted: tuple[int, ...] = ()) -> Seat:
+def seat(
+    prompt: list[int], tokens: int, sampling: Sampling = GREEDY, emitted: tuple[int, ...] = (), **more: Any
+) -> Seat:
     text = AnswerText(Detokenizer(lambda ids: words().decode(ids), prompt[-4:]), sampling.stop, "")
     limit = min(CONTEXT, len(prompt) + tokens)
-    return Seat(prompt, emitted, sampling, limit, frozenset([1]), text)
+    return Seat(prompt, emitted, sampling, limit, frozenset([1]), text, **more)
 
 
 def alone(kind: str, prompt: list[int], tokens: int) -> list[int]:
@@ -162,3 +168,76 @@ def test_an_answer_ends_where_the_context_ends() -> None:
     run(Batcher(tiny("llama"), 2, CONTEXT), [(0, one)])
     assert len(one.ids) <= CONTEXT
     assert one.ids[len(prompt) :] == alone("llama", prompt, 100)
+
+
+# ------------------------------------------------------------------------------------------- log probabilities
+def told(batcher: Batcher, *seats: Seat) -> dict[Seat, list[dict[str, Any]]]:
+    """The rows about the tokens of each answer."""
+    rows: dict[Seat, list[dict[str, Any]]] = {each: [] for each in seats}
+    for each in seats:
+        batcher.add(each)
+    while batcher.busy:
+        for each, item in batcher.step():
+            assert isinstance(item, Piece), item
+            rows[each] += item.logprobs or []
+    return rows
+
+
+@settings(max_examples=15, deadline=None)
+@given(prompt=prompts, alternatives=st.sampled_from([0, 3, 20]), temperature=st.sampled_from([0.0, 1.5]))
+def test_log_probabilities_are_the_models_own_whatever_the_sampling(
+    prompt: list[int], alternatives: int, temperature: float
+) -> None:
+    sampling = Sampling(temperature=temperature, seed=3, top_k=30, frequency_penalty=1.0)
+    one, other = seat(prompt, 8, sampling, wish=Wish(alternatives, spelling())), seat([9, 8], 12)
+    rows = told(Batcher(tiny("llama"), 2, CONTEXT), one, other)
+    assert rows[other] == []
+    answer = one.ids[len(prompt) :]
+    shown = answer[:-1] if answer[-1] == 1 else answer  # the token that ends an answer is no part of it
+    assert len(rows[one]) == len(shown)
+    with torch.inference_mode():
+        logits = tiny("llama")(torch.tensor([one.ids])).logits[0].float()
+    for place, (token, row) in enumerate(zip(shown, rows[one]), len(prompt) - 1):
+        truth = torch.log_softmax(logits[place], -1)
+        assert row["logprob"] == pytest.approx(float(truth[token]), abs=1e-4)
+        assert bytes(row["bytes"]) == spelling()[token]
+        best = truth.topk(alternatives).values.tolist()
+        assert [each["logprob"] for each in row["top_logprobs"]] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_continued_answer_gives_the_log_probabilities_of_the_uninterrupted_one() -> None:
+    sampling = Sampling(temperature=0.9, seed=5)
+    whole = seat([4, 5, 6], 20, sampling, wish=Wish(2, spelling()))
+    rows = told(Batcher(tiny("llama"), 2, CONTEXT), whole)[whole]
+    rest = seat([4, 5, 6], 20, sampling, tuple(whole.ids[3:10]), wish=Wish(2, spelling()))
+    others = [row["logprob"] for row in told(Batcher(tiny("llama"), 2, CONTEXT), rest)[rest]]
+    assert others == pytest.approx([row["logprob"] for row in rows[7:]], abs=1e-4)
+
+
+def test_a_bias_makes_a_token_certain_or_impossible_and_changes_no_log_probability() -> None:
+    plain = seat([4, 5, 6], 5, wish=Wish(0, spelling()))
+    first = told(Batcher(tiny("llama"), 2, CONTEXT), plain)[plain][0]
+    forced = seat([4, 5, 6], 5, biases={77: 100.0}, wish=Wish(1, spelling()))
+    rows = told(Batcher(tiny("llama"), 2, CONTEXT), forced)[forced]
+    assert forced.ids[3:] == [77] * 5
+    assert rows[0]["top_logprobs"][0]["logprob"] == pytest.approx(first["logprob"], abs=1e-4)
+    banned = seat([4, 5, 6], 5, biases={plain.ids[3]: -100.0})
+    run(Batcher(tiny("llama"), 2, CONTEXT), [(0, banned)])
+    assert plain.ids[3] not in banned.ids[3:]
+
+
+def test_what_json_cannot_say_is_a_number_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = Batcher(tiny("llama"), 2, CONTEXT)
+    forward = batcher._forward
+
+    def barred(*given: Any) -> Any:
+        logits = forward(*given)
+        logits[:, 7] = -torch.inf
+        return logits
+
+    monkeypatch.setattr(batcher, "_forward", barred)
+    one = seat([4, 5, 6], 1, wish=Wish(400, spelling()))
+    assert min(each["logprob"] for each in told(batcher, one)[one][0]["top_logprobs"]) == LOWEST
+    monkeypatch.setattr(batcher, "_forward", lambda *given: forward(*given) + torch.inf)
+    batcher.add(seat([4, 5, 6], 1, wish=Wish(1, spelling())))
+    assert [type(item) for _, item in batcher.step()] == [Fault]

@@ -64,6 +64,31 @@ def test_an_answer_whose_worker_fails_is_finished_by_another(place: Site, how: s
     assert place.fleet()["in_flight"] == 0
 
 
+def test_an_answer_that_gets_on_outlives_more_failures_than_one_request_may_have(tmp_path: Path) -> None:
+    with site(tmp_path, "--limits.attempts", "2", "--limits.gap", "0.5") as place:
+        for after in (5, 20, 35, 50):
+            place.worker("m", failing("crash", after))
+        place.worker("m", GOOD)
+        assert [streamed(place) for _ in range(4)] == [LONG * 6] * 4
+        assert sum(command.process.poll() is not None for command in place.commands) >= 3
+
+
+def test_a_worker_that_is_there_but_gives_no_token_is_replaced(tmp_path: Path) -> None:
+    with site(tmp_path, "--limits.token_stall", "2") as place:
+        stuck = place.worker("m", GOOD.replace("    repeat: 6\n", "    repeat: 6\n    first: 600\n"))
+        place.worker("m", GOOD)
+        assert [streamed(place) for _ in range(2)] == [LONG * 6] * 2
+        assert "no token for 2 s" in place.row(stuck)["last_failure"]
+
+
+def test_an_answer_is_ended_at_the_requests_own_deadline(place: Site) -> None:
+    place.worker("m", "rules: [{answer: two words, pace: 600}]")
+    headers = {"x-vicuna-timeout": "1.5"}
+    reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask(), headers=headers, timeout=30)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "timeout")
+    until(lambda: place.fleet()["in_flight"] == 0, "the slot to be free")
+
+
 def test_the_last_event_names_both_workers(place: Site) -> None:
     place.worker("m", failing("crash", 7))
     place.worker("m", GOOD)

@@ -1,215 +1,268 @@
-"""The fleet's table: random histories keep its promises."""
+"""The fleet's table: leases, turns, suspensions, and versions that are never mixed."""
 
-from typing import Any
+import gc
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from fleet_kit import ABLE, LEASE, chosen, fleet_of, registration, served, take
 
-from vicuna.serve.fleet import Fleet, JoinRefused, Ticket
-from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
-
-LEASE = 5.0
+from vicuna.serve.ask import Ask
+from vicuna.serve.fleet import Fleet, JoinRefused, Worker
+from vicuna.serve.protocol import Heartbeat
 
 
-def registration(worker: str, models: dict[str, str], capacity: int = 2, port: int | None = None) -> Registration:
-    served = [ServedModel(name=name, checkpoint_hash=version, max_length=10) for name, version in models.items()]
-    address = f"http://127.0.0.1:{port if port is not None else 1000 + int(worker[1:])}"
-    return Registration(worker_id=worker, address=address, models=served, capacity=capacity)
+def member(fleet: Fleet, name: str) -> Worker:
+    worker = fleet.get(name)
+    assert worker is not None
+    return worker
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-WORKERS = st.sampled_from([f"w{i}" for i in range(5)])
-NAMES = st.sampled_from(["a", "b"])
-VERSIONS = st.dictionaries(NAMES, st.sampled_from(["v1", "v2"]), min_size=1)
-
-
-class History(RuleBasedStateMachine):
-    """Anything may happen to a fleet in any order; the clock may also jump far."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.clock = Clock()
-        self.fleet = Fleet(LEASE, self.clock)
-        self.tickets: list[Ticket] = []
-
-    @rule(worker=WORKERS, models=VERSIONS, capacity=st.integers(1, 3), port=st.none() | st.integers(1000, 1002))
-    def join(self, worker: str, models: dict[str, str], capacity: int, port: int | None) -> None:
-        living = {w.id: w for w in self.fleet.workers() if self.fleet.state(w) != "expired"}
-        asked = registration(worker, models, capacity, port)
-        try:
-            self.fleet.join(asked)
-        except JoinRefused:
-            others = [w for w in living.values() if w.id != worker and w.address != asked.address]
-            assert any(
-                name in w.models and w.models[name].checkpoint_hash != version
-                for w in others
-                for name, version in models.items()
-            )
-
-    @rule(worker=WORKERS, draining=st.booleans())
-    def heartbeat(self, worker: str, draining: bool) -> None:
-        known = self.fleet.get(worker)
-        alive = known is not None and self.fleet.state(known) != "expired"
-        assert self.fleet.heartbeat(Heartbeat(worker_id=worker, draining=draining)) == alive
-
-    @rule(worker=WORKERS)
-    def leave(self, worker: str) -> None:
-        self.fleet.leave(worker)
-        assert self.fleet.get(worker) is None
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 4.9, 5.0, 1000.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.clock.now += seconds
-
-    @rule()
-    def expire(self) -> None:
-        for worker in self.fleet.expire():
-            assert worker.expires <= self.clock.now
-
-    @rule(name=NAMES, avoid=st.sets(WORKERS, max_size=2))
-    def dispatch(self, name: str, avoid: set[str]) -> None:
-        free = [
-            w
-            for w in self.fleet.workers()
-            if name in w.models and self.fleet.state(w) == "live" and w.id not in avoid and w.in_flight < w.capacity
-        ]
-        least = min((w.fullness for w in free), default=None)
-        ticket = self.fleet.dispatch(name, avoid)
-        assert (ticket is None) == (not free)
-        if ticket is not None:
-            assert ticket.worker in free
-            assert (ticket.worker.in_flight - 1) / ticket.worker.capacity == least
-            self.tickets.append(ticket)
-
-    @rule(data=st.data(), answered=st.booleans())
-    def release(self, data: Any, answered: bool) -> None:
-        if self.tickets:
-            ticket = self.tickets.pop(data.draw(st.integers(0, len(self.tickets) - 1)))
-            self.fleet.release(ticket, answered)
-            with pytest.raises(ValueError, match="already"):
-                self.fleet.release(ticket)
-
-    @rule(worker=WORKERS, certain=st.booleans())
-    def fail(self, worker: str, certain: bool) -> None:
-        known = self.fleet.get(worker)
-        if known is not None:
-            self.fleet.failed(known, "a reason", certain)
-            assert known.suspended or not certain
-
-    @rule()
-    def probe(self) -> None:
-        for worker in self.fleet.due_for_probe():
-            self.fleet.restore(worker)
-            assert not worker.suspended
-
-    @invariant()
-    def in_flight_is_what_is_out(self) -> None:
-        if not hasattr(self, "fleet"):
-            return
-        assert self.fleet.in_flight == len(self.tickets)
-        for worker in self.fleet.workers():
-            assert worker.in_flight == sum(ticket.worker is worker for ticket in self.tickets)
-
-    @invariant()
-    def reading_changes_nothing(self) -> None:
-        if not hasattr(self, "fleet"):
-            return
-
-        def everything() -> Any:
-            rows = [(w.id, w.in_flight, w.expires, w.suspended, w.draining) for w in self.fleet.workers()]
-            return rows, sorted(self.fleet.models().items(), key=lambda each: each[0]), self.fleet.in_flight
-
-        before = everything()
-        self.fleet.can_serve("a")
-        self.fleet.has_seen("b")
-        self.fleet.due_for_probe()
-        assert everything() == before
-
-    @invariant()
-    def one_name_is_one_version(self) -> None:
-        if not hasattr(self, "fleet"):
-            return
-        for name in ("a", "b"):
-            living = [w for w in self.fleet.workers() if name in w.models and self.fleet.state(w) != "expired"]
-            assert len({w.models[name].checkpoint_hash for w in living}) <= 1
-
-    def teardown(self) -> None:
-        for ticket in self.tickets:
-            self.fleet.release(ticket)
-        assert self.fleet.in_flight == 0
-        assert all(worker.in_flight == 0 for worker in self.fleet.workers())
-
-
-TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-def fleet_of(*registrations: Registration) -> tuple[Fleet, Clock]:
-    clock = Clock()
-    fleet = Fleet(LEASE, clock)
-    for each in registrations:
-        fleet.join(each)
-    return fleet, clock
-
-
-def test_work_goes_to_the_worker_that_is_least_full() -> None:
-    fleet, _ = fleet_of(registration("w1", {"a": "v"}, capacity=1), registration("w2", {"a": "v"}, capacity=4))
-    chosen = [ticket.worker.id if (ticket := fleet.dispatch("a")) else None for _ in range(6)]
-    assert sorted(filter(None, chosen)) == ["w1", "w2", "w2", "w2", "w2"]
-    assert chosen[-1] is None
+# ------------------------------------------------------------------------------------------- whose turn it is
+def test_work_goes_to_the_worker_that_is_least_full_and_never_above_its_capacity() -> None:
+    fleet, _ = fleet_of(registration("w1", capacity=1), registration("w2", capacity=4))
+    assert sorted(chosen(fleet, times=5)) == ["w1", "w2", "w2", "w2", "w2"]
+    assert fleet.dispatch(Ask("a")) is None
 
 
 def test_equal_workers_take_turns() -> None:
-    fleet, _ = fleet_of(*(registration(f"w{i}", {"a": "v"}) for i in range(3)))
-    chosen = []
+    fleet, _ = fleet_of(*(registration(f"w{i}") for i in range(3)))
+    order = []
     for _ in range(6):
-        ticket = fleet.dispatch("a")
-        assert ticket is not None
-        chosen.append(ticket.worker.id)
+        ticket = take(fleet)
+        order.append(ticket.worker.id)
         fleet.release(ticket)
-    assert sorted(chosen) == ["w0", "w0", "w1", "w1", "w2", "w2"]
+    assert order == ["w0", "w1", "w2", "w0", "w1", "w2"]
 
 
-def test_other_weights_under_the_same_name_are_refused_with_the_reason() -> None:
-    fleet, clock = fleet_of(registration("w1", {"a": "v1"}))
-    with pytest.raises(JoinRefused, match=r"127\.0\.0\.1:1001 serves 'a' with weights of another hash"):
-        fleet.join(registration("w2", {"a": "v2"}))
-    clock.now += LEASE  # the other's lease has run out
+def test_work_that_other_controllers_sent_counts_as_load() -> None:
+    fleet, _ = fleet_of(registration("w1", capacity=8), registration("w2", capacity=8))
+    mine = take(fleet)
+    assert mine.worker.id == "w1"
+    fleet.heartbeat(Heartbeat(worker_id="w1", running=1))  # that one is ours
+    fleet.heartbeat(Heartbeat(worker_id="w2", running=4))
+    assert (member(fleet, "w1").elsewhere, member(fleet, "w2").elsewhere) == (0, 4)
+    assert chosen(fleet, times=3) == ["w1"] * 3
+    fleet.heartbeat(Heartbeat(worker_id="w2", running=0))  # before what we sent has arrived there
+    assert member(fleet, "w2").elsewhere == 0
+    assert chosen(fleet) == ["w2"]
+
+
+def test_a_worker_that_says_it_is_full_is_left_alone_until_its_heartbeat_or_a_quarter_second() -> None:
+    fleet, clock = fleet_of(registration("w1"))
+    worker = member(fleet, "w1")
+    fleet.full(worker)
+    assert fleet.dispatch(Ask("a")) is None
+    assert fleet.can_serve(Ask("a"))
+    assert fleet.state(worker) == "live" and worker.failures == 0
+    clock.now += 0.25
+    fleet.release(take(fleet))
+    fleet.full(worker)
+    fleet.heartbeat(Heartbeat(worker_id="w1"))
+    take(fleet)
+
+
+def test_a_worker_with_several_models_is_as_full_under_each_name() -> None:
+    fleet, _ = fleet_of(registration("w1", served("a"), served("b"), capacity=1), registration("w2", served("b")))
+    take(fleet, "a")
+    assert chosen(fleet, "b", times=2) == ["w2", "w2"]
+    assert fleet.dispatch(Ask("a")) is None
+    assert fleet.dispatch(Ask("b")) is None
+
+
+# ------------------------------------------------------------------------------------------- leases and tickets
+def test_a_ticket_is_given_back_once() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    ticket = take(fleet)
+    fleet.release(ticket, answered=True)
+    with pytest.raises(ValueError, match="already"):
+        fleet.release(ticket)
+    assert (fleet.in_flight, ticket.worker.in_flight, ticket.worker.answered, fleet.answered) == (0, 0, 1, 1)
+
+
+def test_a_worker_whose_lease_ends_gets_nothing_even_before_anybody_looks() -> None:
+    fleet, clock = fleet_of(registration("w1"))
+    clock.now += LEASE
+    assert fleet.dispatch(Ask("a")) is None and not fleet.can_serve(Ask("a"))
+    assert list(fleet.models()) == ["a"]  # reading and dispatching take nothing off the list
+    assert not fleet.heartbeat(Heartbeat(worker_id="w1"))
+    assert [worker.id for worker in fleet.expire()] == ["w1"]
+    assert fleet.models() == {} and fleet.has_seen("a") and not fleet.has_seen("b")
+
+
+def test_a_worker_that_comes_back_still_has_what_it_had_in_flight() -> None:
+    fleet, clock = fleet_of(registration("w1", capacity=2))
+    old = [take(fleet), take(fleet)]
+    clock.now += LEASE
     fleet.expire()
-    fleet.join(registration("w2", {"a": "v2"}))
+    fleet.join(registration("w1", capacity=2))
+    assert fleet.dispatch(Ask("a")) is None
+    fleet.release(old.pop())
+    new = take(fleet)
+    fleet.leave("w1")
+    for ticket in (*old, new):
+        fleet.release(ticket)
+    fleet.join(registration("w1"))
+    assert member(fleet, "w1").in_flight == 0 == fleet.in_flight
 
 
+def test_a_worker_that_left_is_remembered_only_while_a_ticket_is_out() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    fleet.release(take(fleet), answered=True)
+    fleet.leave("w1")
+    gc.collect()
+    fleet.join(registration("w1"))
+    assert member(fleet, "w1").answered == 0
+
+
+def test_a_new_worker_at_an_old_address_takes_the_old_ones_place() -> None:
+    fleet, _ = fleet_of(registration("w1", port=7), registration("w2", port=7))
+    assert [worker.id for worker in fleet.workers()] == ["w2"]
+
+
+# ------------------------------------------------------------------------------------------- failures
 def test_a_worker_that_fails_is_paused_longer_each_time_until_it_answers() -> None:
-    fleet, clock = fleet_of(registration("w1", {"a": "v"}))
-    worker = fleet.get("w1")
-    assert worker is not None
+    fleet, clock = fleet_of(registration("w1"))
+    worker = member(fleet, "w1")
     pauses = []
     for _ in range(4):
         fleet.failed(worker, "x")
         pauses.append(worker.retry_at - clock.now)
-        assert fleet.dispatch("a") is None
+        fleet.heartbeat(Heartbeat(worker_id="w1"))  # a sign of life does not prove that it can answer
+        assert fleet.dispatch(Ask("a")) is None and not fleet.can_serve(Ask("a"))
         fleet.restore(worker)
     assert pauses == [0.5, 1.0, 2.0, 4.0]
-    ticket = fleet.dispatch("a")
-    assert ticket is not None
-    fleet.release(ticket, answered=True)
+    fleet.release(take(fleet), answered=True)
     assert worker.failures == 0
 
 
 def test_failures_that_may_be_the_requests_fault_count_from_the_third_on() -> None:
-    fleet, _ = fleet_of(registration("w1", {"a": "v"}))
-    worker = fleet.get("w1")
-    assert worker is not None
+    fleet, _ = fleet_of(registration("w1"))
+    worker = member(fleet, "w1")
     states = []
     for _ in range(3):
         fleet.failed(worker, "x", certain=False)
         states.append(fleet.state(worker))
     assert states == ["live", "live", "suspended"]
+
+
+def test_a_worker_that_registers_again_is_trusted_again() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    fleet.failed(member(fleet, "w1"), "x")
+    fleet.join(registration("w1"))
+    assert fleet.state(take(fleet).worker) == "live"
+
+
+def test_what_is_said_about_a_worker_that_has_left_changes_nothing() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    worker = member(fleet, "w1")
+    fleet.leave("w1")
+    fleet.failed(worker, "x")
+    fleet.restore(worker)
+    fleet.full(worker)
+    assert fleet.dispatch(Ask("a")) is None
+    assert not any((fleet.heartbeat(Heartbeat(worker_id="w1")), fleet.leave("w1"), fleet.drain("w1")))
+    assert fleet.models() == {} and fleet.due_for_probe() == []
+
+
+# ------------------------------------------------------------------------------------------- what workers can do
+def test_only_workers_that_can_do_what_is_needed_are_chosen() -> None:
+    tools = served(features=ABLE | {"tools"})
+    fleet, _ = fleet_of(registration("w1"), registration("w2", tools, capacity=1))
+    ask = Ask("a", needs=frozenset({"tools"}))
+    assert chosen(fleet, ask) == ["w2"]
+    assert fleet.dispatch(ask) is None and fleet.can_serve(ask)
+    assert fleet.lacks(ask) == frozenset()
+    assert fleet.lacks(Ask("a", needs=frozenset({"tools", "images"}))) == {"images"}
+    assert fleet.lacks(Ask("nobody", needs=frozenset({"images"}))) == frozenset()
+
+
+def test_an_answer_goes_on_only_with_the_same_weights_and_an_engine_that_can_continue() -> None:
+    fleet, _ = fleet_of(
+        registration("w1", served(weights="v1")),
+        registration("w2", served(weights="v1", features=frozenset({"chat"})), capacity=9),
+        registration("w3", served(weights="v2", label="new"), capacity=9),
+        registration("w4", served(weights="v1")),
+    )
+    begun = served(weights="v1")
+    assert {take(fleet, "a", "w1", version=begun).worker.id for _ in range(2)} == {"w4"}
+    assert fleet.dispatch(Ask("a"), ["w1"], begun) is None
+    fleet.drain("w1")
+    assert not fleet.can_serve(Ask("a"), ["w4"], begun)
+
+
+# ------------------------------------------------------------------------------------------- versions
+def test_other_weights_without_a_label_are_refused_with_the_ways_out() -> None:
+    fleet, clock = fleet_of(registration("w1", served(weights="v1")))
+    with pytest.raises(JoinRefused, match=r"127\.0\.0\.1:1001 serves 'a' with weights of another hash") as refusal:
+        fleet.join(registration("w2", served(weights="v2")))
+    assert all(way in str(refusal.value) for way in ("--version", "--names", "drain"))
+    clock.now += LEASE  # the other's lease has run out
+    fleet.join(registration("w2", served(weights="v2")))
+
+
+def test_a_label_that_another_version_has_is_refused() -> None:
+    fleet, _ = fleet_of(registration("w1", served(weights="v1", label="x")))
+    with pytest.raises(JoinRefused, match="another label than 'x'"):
+        fleet.join(registration("w2", served(weights="v2", label="x")))
+
+
+def test_another_template_is_another_version() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    other = served().model_copy(update={"template_hash": "t"})
+    with pytest.raises(JoinRefused, match="a prompt template of another hash"):
+        fleet.join(registration("w2", other))
+
+
+def test_a_worker_that_drains_stands_in_nobodys_way() -> None:
+    fleet, _ = fleet_of(registration("w1", served(weights="v1")))
+    fleet.drain("w1")
+    fleet.join(registration("w2", served(weights="v2")))
+    assert take(fleet).model.checkpoint_hash == "v2"
+
+
+def test_a_bare_name_changes_to_the_new_version_when_the_last_old_worker_drains() -> None:
+    fleet, _ = fleet_of(
+        registration("w1", served(weights="old" * 8), started=1),
+        registration("w2", served(weights="old" * 8), started=2),
+        registration("w3", served(weights="new", label="v2"), started=3, capacity=99),
+    )
+    assert set(fleet.models()) == {"a", "a@oldoldoldold", "a@v2"}
+    assert set(chosen(fleet, times=2)) == {"w1", "w2"}
+    assert chosen(fleet, "a@v2") == ["w3"] and chosen(fleet, "a@oldoldoldold") == ["w1"]
+    fleet.drain("w1")
+    fleet.failed(member(fleet, "w2"), "a hiccup")
+    assert fleet.dispatch(Ask("a")) is None  # still the old version's, which comes back
+    fleet.restore(member(fleet, "w2"))
+    assert chosen(fleet) == ["w2"]
+    fleet.heartbeat(Heartbeat(worker_id="w2", draining=True))
+    assert chosen(fleet, times=2) == ["w3", "w3"]
+    assert set(fleet.models()) == {"a", "a@v2"} and fleet.has_seen("a@oldoldoldold")
+
+
+def test_every_controller_takes_the_version_of_the_oldest_worker() -> None:
+    old = registration("w2", served(weights="v1", label="old"), started=1)
+    new = registration("w1", served(weights="v2", label="new"), started=2)
+    for order in ((old, new), (new, old)):
+        fleet, _ = fleet_of(*order)
+        assert chosen(fleet) == ["w2"]
+
+
+def test_replicas_may_have_labels_of_their_own_and_are_reached_by_each() -> None:
+    fleet, _ = fleet_of(registration("w1", served(label="x")), registration("w2", served(label="y")))
+    assert set(fleet.models()) == {"a", "a@x", "a@y"}
+    assert set(chosen(fleet, "a@x", times=2)) == {"w1", "w2"}
+    assert fleet.names_of(member(fleet, "w1")) == ("a", "a@x", "a@y")
+
+
+def test_one_version_without_a_label_is_listed_once_but_keeps_its_pinned_name() -> None:
+    fleet, _ = fleet_of(registration("w1", served(weights="0123456789abcdef")))
+    assert list(fleet.models()) == ["a"]
+    assert chosen(fleet, "a@0123456789ab") == ["w1"]
+
+
+def test_draining_lasts_until_the_worker_registers_again() -> None:
+    fleet, _ = fleet_of(registration("w1"))
+    fleet.drain("w1")
+    fleet.heartbeat(Heartbeat(worker_id="w1", draining=False))
+    assert fleet.state(member(fleet, "w1")) == "draining" and fleet.models() == {}
+    fleet.join(registration("w1"))
+    take(fleet)

@@ -15,7 +15,8 @@ from serve_stack import Command, free_port, get, until
 from vicuna.config import load
 from vicuna.errors import ConfigError
 from vicuna.serve.config import StackConfig, WebConfig, WorkerConfig
-from vicuna.serve.up import lines, threads_each
+from vicuna.serve.stack_log import lines
+from vicuna.serve.up import threads_each
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "serve"
 
@@ -100,10 +101,11 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, ups: list[
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ups.append(Up(tmp_path, controller={"port": port}))
+        ups.append(Up(tmp_path, controllers=[{"port": port}]))
         assert ups[0].command.wait() == 2
-        expected = f"error: port {port} is in use by another program; choose another with `port` of controller 1 in the stack's file"
-        assert ups[0].command.output().startswith(expected)
+        said = ups[0].command.output()
+        assert said.startswith(f"error: port {port} is in use by another program")
+        assert "`port` of controller 1 in the stack's file" in said
         lone = Command(tmp_path, "controller", "--port", str(port))
         assert lone.wait() == 2
         assert "choose another with --port" in lone.output()
@@ -128,7 +130,7 @@ def test_output_comes_line_by_line_however_long_a_line_is() -> None:
     found = asyncio.run(read())
     assert (found[0], found[-2], found[-1]) == ("one", "", "last")
     assert "".join(found[1:-2]) == "é" * 300_000
-    assert max(map(len, found)) < 40_000
+    assert max(map(len, found)) < 140_000
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,21 @@
 """Small pieces between our handlers and the web server: bodies with a limit, streams, clients that go away."""
 
 import asyncio
+import hashlib
 import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vicuna.serve import faults
+from vicuna.serve.faults import Fault
+from vicuna.serve.shape import check_shape
+from vicuna.serve.signing import Signer
 
 T = TypeVar("T")
 SIGN_OF_LIFE = 1.0
@@ -32,24 +37,81 @@ def request_id(request: Request) -> str:
     return str(known)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, depth: int = 0) -> bytes:
     """The whole body.
 
+    Args:
+        request: whose body was not read yet.
+        limit: most bytes.
+        depth: deepest nesting of lists and objects; 0 does not look at the body.
+
     Raises:
-        Fault: it is larger than `limit` bytes (status 413).
+        Fault: it is larger (status 413), or its shape is refused (`check_shape`).
         ClientGone: the client left while sending.
     """
-    parts, size = [], 0
+    body = b"".join([part async for part in _parts(request, limit)])
+    if depth:
+        check_shape(body, depth)
+    return body
+
+
+async def read_signed(request: Request, signer: Signer, limit: int) -> bytes:
+    """The whole body of a call within the fleet. From strangers not one byte of it is read.
+
+    Raises:
+        Fault: the call is not from a member of the fleet (status 401), or too large (413).
+        ClientGone: the caller left while sending.
+    """
+    expected = signer.check_head(request.method, request.scope["path"], request.headers)
+    parts, digest = [], hashlib.sha256()
+    async for part in _parts(request, limit):
+        digest.update(part)
+        parts.append(part)
+    signer.check_body(expected, digest.hexdigest())
+    return b"".join(parts)
+
+
+async def _parts(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    said, size = request.headers.get("content-length", ""), 0
+    if said.isdecimal() and int(said) > limit:
+        raise _too_large(limit)
     try:
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                message = f"the request's body is larger than {limit} bytes"
-                raise faults.invalid(message, status=413, code="request_too_large")
-            parts.append(part)
+                raise _too_large(limit)
+            yield part
     except ClientDisconnect as error:
         raise ClientGone from error
-    return b"".join(parts)
+
+
+def _too_large(limit: int) -> Fault:
+    return faults.invalid(f"the request's body is larger than {limit} bytes", status=413, code="request_too_large")
+
+
+class Sealed:
+    """Middleware: whoever signed a call can tell from the reply that it comes from a member of the fleet."""
+
+    def __init__(self, app: ASGIApp, signer: Signer, me: str = "") -> None:
+        """`me` is this worker's id; "" a controller."""
+        self._app = app
+        self._signer = signer
+        self._me = me
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the seal to the headers of the reply."""
+        seal = self._signer.seal(Headers(scope=scope), self._me) if scope["type"] == "http" else {}
+        if not seal:
+            await self._app(scope, receive, send)
+            return
+        headers = [(name.encode(), value.encode()) for name, value in seal.items()]
+
+        async def sealing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        await self._app(scope, receive, sealing)
 
 
 async def _gone(receive: Receive) -> None:
@@ -74,6 +136,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # it failed while it was being ended, which interests nobody any more
 
 
 class Stream(Response):
@@ -93,7 +157,8 @@ class Stream(Response):
             media_type: its type.
             headers: more headers.
             on_end: called once whatever happens, also when not one part was asked for; gives back what the parts hold.
-            sign: called when nothing was sent for a while; what it returns is sent as a sign of life.
+            sign: called when nothing was sent for a while, the first part included; what it returns is sent as a sign
+                of life.
         """
         super().__init__(None, 200, dict(headers), media_type)
         del self.headers["content-length"]
@@ -117,6 +182,7 @@ class Stream(Response):
 
     async def _write(self, send: Send, signs: "asyncio.Future[None] | None") -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._sent += 1
         async for part in self._parts:
             self._sent += 1
             await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -1,8 +1,8 @@
 """A controller's calls to workers: signed, addressed to one worker, with the request's id."""
 
+import contextlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -16,6 +16,10 @@ PROBE_TIMEOUT = 2.0
 """Seconds that a worker may take to say how it is."""
 
 
+class Impostor(aiohttp.ClientError):
+    """What answered does not have the fleet's secret; nothing that it said may be used."""
+
+
 class WorkerClient:
     """Speaks to workers over one pool of connections."""
 
@@ -23,18 +27,29 @@ class WorkerClient:
         self._session = session
         self._signer = signer
 
-    def post(
+    @contextlib.asynccontextmanager
+    async def post(
         self, worker: Worker, path: str, body: bytes, request_id: str, extra: Mapping[str, str] | None = None
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Begin a call; the caller reads the reply."""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Begin a call; the caller reads the reply.
+
+        Raises:
+            Impostor: the reply is not from one who has the secret.
+            aiohttp.ClientError, OSError: the worker cannot be reached.
+        """
+        signature = self._signer.headers("POST", path, body, to=worker.id)
         headers = {
             "content-type": "application/json",
             "x-request-id": request_id,
             ADDRESSEE: worker.id,
-            **self._signer.headers("POST", path, body),
+            **signature,
             **(extra or {}),
         }
-        return self._session.post(worker.address + path, data=body, headers=headers)
+        call = self._session.post(worker.address + path, data=body, headers=headers, allow_redirects=False)
+        async with call as reply:
+            if not self._signer.sealed(signature, reply.headers):
+                raise Impostor(f"{worker.address} does not have this fleet's secret")
+            yield reply
 
     async def call(self, worker: Worker, path: str, body: bytes, request_id: str) -> Any:
         """The JSON that a worker answers.
@@ -57,10 +72,9 @@ class WorkerClient:
         """
         nonce = self._signer.nonce()
         timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
-        async with self._session.get(f"{address}/health", params={"nonce": nonce}, timeout=timeout) as reply:
+        async with self._session.get(f"{address}/health", params={"nonce": nonce}, timeout=timeout, allow_redirects=False) as reply:
             if reply.status != 200:
                 raise ValueError(f"status {reply.status}")
             body = json.loads(await reply.content.read(65_536))
-        if not isinstance(body, dict) or not self._signer.proves(nonce, str(body.get("proof", ""))):
-            return None
-        return body.get("worker_id")
+        found = str(body.get("worker_id", "")) if isinstance(body, dict) else ""
+        return found if found and self._signer.proves(nonce, found, str(body.get("proof", ""))) else None

@@ -15,7 +15,7 @@ import aiohttp
 
 from vicuna.serve import faults
 from vicuna.serve.ask import Ask
-from vicuna.serve.client import WorkerClient
+from vicuna.serve.client import Impostor, WorkerClient
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import MISDIRECTED, Fault
@@ -81,6 +81,8 @@ class Answer:
         self._reply: aiohttp.ClientResponse | None = None
         self._avoid: set[str] = set()
         self._failures: list[str] = []
+        self._failed_in_a_row = 0
+        self._tried = 0
         self._dispatcher = dispatcher
         self._client = client
         self._limits = limits
@@ -93,6 +95,11 @@ class Answer:
     def completion_tokens(self) -> int:
         """Tokens of the answer so far."""
         return max(len(self.ids), self._counted)
+
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return "".join(self._shown)
 
     async def pieces(self) -> AsyncGenerator[list[Part], None]:
         """The answer's parts, as many at a time as arrived together.
@@ -123,11 +130,11 @@ class Answer:
             self._reply.close()
 
     async def _next_worker(self) -> Ticket:
-        if len(self._failures) >= self._limits.attempts:
+        if self._failed_in_a_row >= self._limits.attempts:
             raise self._lost()
         version = self.version if self._started else None
         try:
-            return await self._dispatcher.acquire(self.ask, self._avoid, version)
+            return await self._dispatcher.acquire(self.ask, self._avoid, version, again=bool(self._tried))
         except Fault as fault:
             if self._failures and fault.status in (404, 503):
                 raise self._lost() from fault
@@ -136,7 +143,7 @@ class Answer:
             raise
 
     def _lost(self) -> Fault:
-        tried = "; ".join(self._failures) or "its worker left"
+        tried = "; ".join(self._failures[-self._limits.attempts :]) or "its worker left"
         if self._started:
             message = f"the answer broke off and no other worker could continue it ({tried})"
             return faults.server_error(message, status=502, code="stream_interrupted", retry_after=1.0)
@@ -154,6 +161,7 @@ class Answer:
             return
         reason = _describe(error, self._limits)
         self._failures.append(f"{worker.id} {reason}")
+        self._failed_in_a_row += 1
         self._watch.failover(worker.id, error.kind if isinstance(error, WorkerFailed) else "connection")
         self._dispatcher.fleet.failed(worker, reason, certain=not isinstance(error, EngineError))
         log.warning("%s: worker %s %s after %d tokens", self.job.id, worker.address, reason, self.completion_tokens)
@@ -161,18 +169,19 @@ class Answer:
     # ------------------------------------------------------------------------------------- one worker's share
     async def _from_worker(self, ticket: Ticket) -> AsyncGenerator[list[Part], None]:
         self._watch.dispatched(ticket.worker.id)
+        self._tried += 1
         self._token_at = time.monotonic()
-        async with self._client.post(ticket.worker, "/generate", self._body(), self.job.id) as reply:
+        call = self._client.post(ticket.worker, "/generate", self._body(), self.job.id, self._watch.headers())
+        async with call as reply:
             self._reply = reply
             if reply.status != 200:
                 raise _refusal(reply.status, await reply.read())
-            self.version = ticket.model
-            self.served_by.append(ticket.worker.id)
             rest = b""
             while data := await reply.content.readany():  # up to the end, so that the connection can be used again
                 *lines, rest = (rest + data).split(b"\n")
                 batch, error = self._read(lines)
                 if batch:
+                    self._note_share(ticket)
                     yield batch
                 if error is not None:
                     raise error
@@ -180,10 +189,15 @@ class Answer:
         if not self._finished:
             raise WorkerFailed("closed the connection")
 
+    def _note_share(self, ticket: Ticket) -> None:
+        self.version = ticket.model
+        if not self.served_by or self.served_by[-1] != ticket.worker.id:
+            self.served_by.append(ticket.worker.id)
+
     def _body(self) -> bytes:
         job = self.job
         if self._started:
-            job = job.model_copy(update={"emitted": tuple(self.ids), "shown": "".join(self._shown)})
+            job = job.model_copy(update={"emitted": tuple(self.ids), "shown": self.text})
         return job.model_dump_json(exclude_defaults=True).encode()
 
     def _read(self, lines: list[bytes]) -> tuple[list[Part], Exception | None]:
@@ -199,15 +213,17 @@ class Answer:
                 elif "prompt_tokens" in row:
                     self.prompt_tokens = int(row["prompt_tokens"])
                 elif "moved" in row:
-                    error = _Declined(f"handed the answer over ({row['moved']})")
+                    error = _Full() if row["moved"] == "full" else _Declined(f"handed the answer over ({row['moved']})")
                     break
                 else:
                     error = _fault_of(row["error"])
                     break
         except (ValueError, KeyError, TypeError, AttributeError):
             error = WorkerFailed("sent something that is not of the protocol")
-        if batch:
+        if batch:  # progress: what failed before may be well again
             self._started = True
+            self._failed_in_a_row = 0
+            self._avoid.clear()
             self._token_at = self._watch.tokens(len(self.ids) - before or len(batch))
         return batch, error
 
@@ -255,6 +271,8 @@ def _describe(error: Exception, limits: LimitsConfig) -> str:
         return f"gave no sign of life for {limits.stall:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "cannot be reached"
+    if isinstance(error, Impostor):
+        return str(error)
     if isinstance(error, aiohttp.ClientError | OSError):
         return "closed the connection"
     return str(error)

@@ -1,6 +1,7 @@
 """What can go wrong with one request, as types that carry their HTTP status and OpenAI's error body."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ _BRANCH = re.compile(r"[\[(-]|^(str|int|float|bool)$")
 
 MISDIRECTED = 421
 """HTTP's status for a request that has reached another server than it was meant for."""
+LONGEST_WORDS = 300
+"""Characters of what a client sent that an error repeats."""
+MOST_NAMES = 20
+"""Models that an error names."""
 
 
 class Fault(VicunaError):
@@ -30,13 +35,25 @@ class Fault(VicunaError):
         code: str | None = None,
         param: str | None = None,
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        """
+        Args:
+            message: what is wrong, and what to do.
+            status: of HTTP.
+            type: OpenAI's kind of error.
+            code: for programs.
+            param: the field of the request that is at fault.
+            retry_after: seconds after which the same request may be answered.
+            headers: more headers of the reply.
+        """
         super().__init__(message)
         self.status = status
         self.type = type
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self._headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error body."""
@@ -47,10 +64,12 @@ class Fault(VicunaError):
         return json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "replace")
 
     def headers(self) -> dict[str, str]:
-        """Headers that belong to the error."""
+        """Headers that belong to the error; `retry-after-ms` is what OpenAI's own client looks at first."""
         if self.retry_after is None:
-            return {}
-        return {"retry-after": str(max(1, round(self.retry_after)))}
+            return self._headers
+        seconds = max(0.0, self.retry_after)
+        times = {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(math.ceil(seconds * 1000))}
+        return times | self._headers
 
 
 def from_body(status: int, body: bytes) -> Fault:
@@ -80,7 +99,8 @@ def server_error(message: str, status: int = 500, code: str | None = None, retry
 
 def model_not_found(model: str, served: Sequence[str]) -> Fault:
     """Nobody serves the model that was asked for."""
-    choices = ", ".join(served) or "none yet; start one with: python -m vicuna.serve worker"
+    more = f", and {len(served) - MOST_NAMES} more" if len(served) > MOST_NAMES else ""
+    choices = ", ".join(served[:MOST_NAMES]) + more or "none yet; start one with: python -m vicuna.serve worker"
     message = f"no worker serves the model {model!r}. Served now: {choices}"
     return Fault(message, status=404, code="model_not_found", param="model")
 
@@ -92,9 +112,13 @@ def no_worker(model: str, gap: float) -> Fault:
 
 
 def timeout(seconds: float | None) -> Fault:
-    """The answer took longer than this service (or, with None, than the request itself) allows."""
+    """The answer took longer than this service (or, with None, than the request itself) allows.
+
+    The header keeps OpenAI's own client from asking twice more for what took too long.
+    """
     said = "the request's own deadline" if seconds is None else f"{seconds:g} seconds"
-    return server_error(f"the answer was not finished within {said}", status=504, code="timeout")
+    message = f"the answer was not finished within {said}"
+    return Fault(message, status=504, type="server_error", code="timeout", headers={"x-should-retry": "false"})
 
 
 def stopping() -> Fault:
@@ -102,10 +126,10 @@ def stopping() -> Fault:
     return server_error("this service is stopping; try again in a moment", 503, "stopping", retry_after=1.0)
 
 
-def overloaded(model: str, waiting: int) -> Fault:
+def overloaded(model: str, waiting: int, retry_after: float = 1.0) -> Fault:
     """Too many requests wait already."""
     message = f"every worker of {model!r} is busy and {waiting} requests wait already; try again later"
-    return Fault(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=1.0)
+    return Fault(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
 
 
 def context_exceeded(size: str, max_length: int, param: str) -> Fault:
@@ -131,6 +155,7 @@ def first_problem(errors: Sequence[Mapping[str, Any]]) -> Fault:
     same_field = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
     error = max(same_field, key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
     where = ".".join(str(part) for part in error["loc"] if not _BRANCH.search(str(part)))
+    where = where if len(where) <= LONGEST_WORDS else where[:LONGEST_WORDS] + "..."
     if error["type"].startswith("json_"):
         return invalid(f"the request's body is not JSON: {error['msg']}")
     return invalid(f"{where}: {error['msg']}" if where else str(error["msg"]), param=where or None)

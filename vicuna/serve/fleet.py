@@ -1,47 +1,29 @@
 """The fleet as a table of leases. Pure: no network, no tasks, and the clock is handed in.
 
-Reading never changes anything. What changes the table are the named events: join, heartbeat, leave, dispatch, release,
-failed, probe results, and the passing of a lease in `expire`.
+Reading never changes anything. What changes the table are the named events: join, heartbeat, leave, drain, dispatch,
+release, full, failed, restore, and the passing of leases in `expire`.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
-from vicuna.errors import VicunaError
+from vicuna.serve.ask import Ask
+from vicuna.serve.policies import LeastLoaded, Policy
 from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
+from vicuna.serve.replicas import JoinRefused, Replicas, Versions, Worker
+
+__all__ = ["Fleet", "JoinRefused", "Ticket", "Worker"]
 
 FIRST_SUSPENSION = 0.5
 LONGEST_SUSPENSION = 30.0
 PATIENCE = 3
-
-
-class JoinRefused(VicunaError):
-    """A worker may not join as it is."""
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """A member of the fleet; the fleet alone changes it."""
-
-    id: str
-    address: str
-    engine: str
-    models: Mapping[str, ServedModel]
-    capacity: int
-    expires: float
-    in_flight: int = 0
-    draining: bool = False
-    suspended: bool = False
-    retry_at: float = 0.0
-    failures: int = 0
-    last_failure: str = ""
-    answered: int = 0
-    load: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def fullness(self) -> float:
-        """Answers in flight as a share of the capacity."""
-        return self.in_flight / self.capacity
+"""Failures in a row from which on it is the worker's fault, not the requests'."""
+FULL = 0.25
+"""Seconds that a worker which said that it is full is left alone, unless a heartbeat comes sooner."""
+RESUME = frozenset({"resume"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,53 +37,60 @@ class Ticket:
 class Fleet:
     """Who serves what, who is busy, who is trusted."""
 
-    def __init__(self, lease: float, clock: Callable[[], float]) -> None:
+    def __init__(self, lease: float, clock: Callable[[], float], policy: Policy | None = None) -> None:
+        self.policy = policy or LeastLoaded()
+        self.answered = 0
+        """Answers that were finished, ever."""
         self._lease = lease
         self._clock = clock
-        self._workers: dict[str, Worker] = {}
-        self._by_model: dict[str, dict[str, Worker]] = {}
+        self._workers: OrderedDict[str, Worker] = OrderedDict()  # in the order in which their leases end
+        self._known: WeakValueDictionary[str, Worker] = WeakValueDictionary()  # also those that left with tickets out
+        self._full: OrderedDict[str, Worker] = OrderedDict()  # in the order in which they are tried again
+        self._models: dict[str, Versions] = {}
         self._open: set[Ticket] = set()
         self._seen: set[str] = set()
+        self._turns = 0
 
     # --------------------------------------------------------------------------------------- events
     def join(self, registration: Registration) -> Worker:
         """Take a worker in, or renew it; one that comes back at the same address takes its old entry's place.
 
         Raises:
-            JoinRefused: a living worker serves a model of the same name with other weights or another template.
+            JoinRefused: other workers serve the same name with other weights or another template, and the label does
+                not tell the two versions apart.
         """
         now = self._clock()
-        models = {model.name: model for model in registration.models}
-        for other in self._workers.values():
-            same_place = other.id == registration.worker_id or other.address == registration.address
-            if other.expires > now and not same_place:
-                _refuse_other_version(other, models)
-        for other in list(self._workers.values()):
-            if other.address == registration.address and other.id != registration.worker_id:
-                self._remove(other)
-        worker = self._workers.get(registration.worker_id)
-        in_flight = 0
-        if worker is not None:
-            in_flight = worker.in_flight
-            self._unlist(worker)
-        else:
-            worker = Worker(registration.worker_id, "", "", {}, 1, 0.0)
-        worker.address, worker.engine, worker.models = registration.address, registration.engine, models
-        worker.capacity, worker.expires, worker.in_flight = registration.capacity, now + self._lease, in_flight
+        replaced = [
+            worker
+            for worker in self._workers.values()
+            if worker.id == registration.worker_id or worker.address == registration.address
+        ]
+        for model in registration.models:
+            if model.name in self._models:
+                self._models[model.name].refuse_mixing(model, {worker.id for worker in replaced}, now)
+        self._remove(replaced)
+        worker = self._known.setdefault(registration.worker_id, Worker(registration.worker_id))
+        worker.address, worker.engine = registration.address, registration.engine
+        worker.models = {model.name: model for model in registration.models}
+        worker.capacity, worker.started = registration.capacity, registration.started
+        worker.expires, worker.full_until = now + self._lease, 0.0
         worker.draining, worker.suspended, worker.failures = False, False, 0
-        self._workers[worker.id] = worker
-        for name in models:
-            self._by_model.setdefault(name, {})[worker.id] = worker
-            self._seen.add(name)
+        self._add(worker, now)
         return worker
 
     def heartbeat(self, beat: Heartbeat) -> bool:
         """Renew a lease; False when the worker is not (or no longer) known and has to register."""
+        now = self._clock()
         worker = self._workers.get(beat.worker_id)
-        if worker is None or worker.expires <= self._clock():
+        if worker is None or worker.expires <= now:
             return False
-        worker.expires = self._clock() + self._lease
-        worker.draining, worker.load = beat.draining, beat.load
+        worker.expires, worker.full_until = now + self._lease, 0.0
+        self._workers.move_to_end(worker.id)
+        worker.load = beat.load
+        worker.elsewhere = max(0, beat.running - worker.in_flight)
+        if beat.draining:
+            self.drain(worker.id)
+        worker.place(now)
         return True
 
     def leave(self, worker_id: str) -> bool:
@@ -109,42 +98,50 @@ class Fleet:
         worker = self._workers.get(worker_id)
         if worker is None:
             return False
-        self._remove(worker)
+        self._remove([worker])
+        return True
+
+    def drain(self, worker_id: str) -> bool:
+        """Send a worker nothing new until it registers again. False when it is not on the list."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return False
+        if not worker.draining:
+            worker.draining = True
+            worker.place(self._clock())
+            self._recount(worker.models)
         return True
 
     def expire(self) -> list[Worker]:
         """Remove every worker whose lease has run out, and return them."""
-        now = self._clock()
-        gone = [worker for worker in self._workers.values() if worker.expires <= now]
-        for worker in gone:
-            self._remove(worker)
+        gone = self._lapsed(self._clock())
+        self._remove(gone)
         return gone
 
-    def dispatch(self, name: str, avoid: Collection[str] = (), version: ServedModel | None = None) -> Ticket | None:
-        """Choose the worker that is least full and count one answer in flight on it.
+    def dispatch(self, ask: Ask, avoid: Collection[str] = (), version: ServedModel | None = None) -> Ticket | None:
+        """Choose a worker with room, by the policy, and count one answer in flight on it.
 
         Args:
-            name: the model's name.
+            ask: the model, and what its worker has to be able to do.
             avoid: ids of workers that must not be chosen.
-            version: only workers with exactly these hashes (for an answer that is continued).
+            version: for an answer that is continued: only workers with exactly these hashes that can do that.
 
         Returns:
             A ticket that must be released exactly once, or None when nobody can take the work now.
         """
-        now, best = self._clock(), None
-        for worker in self._by_model.get(name, {}).values():
-            if worker.in_flight >= worker.capacity or worker.id in avoid or not _trusted(worker, now):
-                continue
-            if version is not None and not _same_version(worker.models[name], version):
-                continue
-            if best is None or worker.fullness < best.fullness:
-                best = worker
-        if best is None:
+        now = self._clock()
+        self._let_time_pass(now)
+        replicas = self._find(ask, version)
+        if replicas is None:
             return None
-        best.in_flight += 1
-        members = self._by_model[name]
-        members[best.id] = members.pop(best.id)  # equally full workers take turns
-        ticket = Ticket(best, best.models[name])
+        ranking = replicas.able(_needs(ask, version), avoid)
+        if not ranking:
+            return None
+        worker = self.policy.choose(ask, ranking)
+        worker.in_flight += 1
+        self._take_turn(worker)
+        worker.place(now)
+        ticket = Ticket(worker, worker.models[replicas.name])
         self._open.add(ticket)
         return ticket
 
@@ -161,6 +158,16 @@ class Fleet:
         if answered:
             ticket.worker.answered += 1
             ticket.worker.failures = 0
+            self.answered += 1
+        ticket.worker.place(self._clock())
+
+    def full(self, worker: Worker) -> None:
+        """A worker said that it has all the work that it can do, from other controllers too; that is no failure."""
+        now = self._clock()
+        worker.full_until = now + FULL
+        self._full[worker.id] = worker
+        self._full.move_to_end(worker.id)
+        worker.place(now)
 
     def failed(self, worker: Worker, reason: str, certain: bool = True) -> None:
         """Stop using a worker at once; the pause doubles with every failure in a row.
@@ -175,44 +182,43 @@ class Fleet:
         worker.suspended = True
         pause = min(LONGEST_SUSPENSION, FIRST_SUSPENSION * 2 ** min(worker.failures - 1, 10))
         worker.retry_at = self._clock() + pause
-
-    def full(self, worker: Worker) -> None:
-        """A worker said that it has all the work that it can do, from other controllers too."""
+        worker.place(self._clock())
 
     def restore(self, worker: Worker) -> None:
         """A probe found the worker well again."""
         worker.suspended = False
+        worker.place(self._clock())
 
     # --------------------------------------------------------------------------------------- reading
-    def due_for_probe(self) -> list[Worker]:
-        """Suspended workers whose pause is over."""
-        now = self._clock()
-        return [w for w in self._workers.values() if w.suspended and w.retry_at <= now and w.expires > now]
-
     def models(self) -> dict[str, ServedModel]:
-        """What is served now, by name: every model with a worker whose lease runs, busy or not."""
-        now = self._clock()
-        served: dict[str, ServedModel] = {}
-        for name in sorted(self._by_model):
-            for worker in self._by_model[name].values():
-                if worker.expires > now and not worker.draining:
-                    served[name] = worker.models[name]
-                    break
-        return served
+        """What is served now, by the name to ask for: every model with a worker that does not drain, busy or not.
 
-    def can_serve(self, name: str, avoid: Collection[str] = (), version: ServedModel | None = None) -> bool:
-        """Whether some trusted worker serves the model, however busy it is."""
-        now = self._clock()
-        return any(
-            worker.id not in avoid
-            and _trusted(worker, now)
-            and (version is None or _same_version(worker.models[name], version))
-            for worker in self._by_model.get(name, {}).values()
+        A bare name stands for the active version; versions with a label, and all where there are several, are listed
+        as `name@label` too.
+        """
+        return {route: model for _, each in sorted(self._models.items()) for route, model in each.listing.items()}
+
+    def can_serve(self, ask: Ask, avoid: Collection[str] = (), version: ServedModel | None = None) -> bool:
+        """Whether some trusted worker could do the work, however busy it is."""
+        replicas, needs, now = self._find(ask, version), _needs(ask, version), self._clock()
+        return replicas is not None and any(
+            worker.expires > now and worker.id not in avoid and needs <= worker.models[replicas.name].features
+            for worker in replicas.trusted.values()
         )
 
+    def lacks(self, ask: Ask) -> frozenset[str]:
+        """What even the ablest worker of the model cannot do; empty when one can do all, or when there is none."""
+        replicas = self._find(ask, None)
+        features = replicas.features if replicas is not None else ()
+        return min((ask.needs - each for each in features), key=len, default=frozenset())
+
     def has_seen(self, name: str) -> bool:
-        """Whether the model was ever served in this fleet's life."""
+        """Whether a model was ever served under that name in this fleet's life."""
         return name in self._seen
+
+    def names_of(self, worker: Worker) -> tuple[str, ...]:
+        """All names, with and without a label, whose requests the worker may get."""
+        return tuple(name for replicas in worker.replicas for name in replicas.names)
 
     def workers(self) -> list[Worker]:
         """Everyone on the list, in order of address."""
@@ -221,6 +227,11 @@ class Fleet:
     def get(self, worker_id: str) -> Worker | None:
         """The worker of that id."""
         return self._workers.get(worker_id)
+
+    def due_for_probe(self) -> list[Worker]:
+        """Suspended workers whose pause is over."""
+        now = self._clock()
+        return [w for w in self._workers.values() if w.suspended and w.retry_at <= now and w.expires > now]
 
     @property
     def in_flight(self) -> int:
@@ -236,33 +247,50 @@ class Fleet:
         return "suspended" if worker.suspended else "live"
 
     # --------------------------------------------------------------------------------------- inside
-    def _remove(self, worker: Worker) -> None:
-        self._unlist(worker)
-        del self._workers[worker.id]
+    def _find(self, ask: Ask, version: ServedModel | None) -> Replicas | None:
+        versions = self._models.get(ask.model.partition("@")[0])
+        if versions is None:
+            return None
+        return versions.routes.get(ask.model) if version is None else versions.of(version)
 
-    def _unlist(self, worker: Worker) -> None:
-        for name in worker.models:
-            members = self._by_model[name]
-            del members[worker.id]
-            if not members:
-                del self._by_model[name]
+    def _add(self, worker: Worker, now: float) -> None:
+        self._workers[worker.id] = worker
+        worker.replicas = tuple(self._models.setdefault(name, Versions(name)).add(worker) for name in worker.models)
+        self._recount(worker.models)
+        self._take_turn(worker)
+        worker.place(now)
+
+    def _remove(self, workers: Iterable[Worker]) -> None:
+        names: set[str] = set()
+        for worker in workers:
+            del self._workers[worker.id]
+            worker.leave()
+            names.update(worker.models)
+        self._recount(names)
+
+    def _take_turn(self, worker: Worker) -> None:
+        """Put a worker behind those that are as full as it."""
+        self._turns += 1
+        worker.turn = self._turns
+
+    def _recount(self, names: Iterable[str]) -> None:
+        for name in names:
+            versions = self._models[name]
+            versions.recount()
+            self._seen.update(versions.routes)
+            if not versions:
+                del self._models[name]
+
+    def _let_time_pass(self, now: float) -> None:
+        """Take out workers whose lease has ended, and let in those whose pause after being full is over."""
+        for worker in self._lapsed(now):
+            worker.place(now)
+        while self._full and next(iter(self._full.values())).full_until <= now:
+            self._full.popitem(last=False)[1].place(now)
+
+    def _lapsed(self, now: float) -> list[Worker]:
+        return list(itertools.takewhile(lambda worker: worker.expires <= now, self._workers.values()))
 
 
-def _trusted(worker: Worker, now: float) -> bool:
-    return worker.expires > now and not worker.suspended and not worker.draining
-
-
-def _same_version(one: ServedModel, other: ServedModel) -> bool:
-    return one.checkpoint_hash == other.checkpoint_hash and one.template_hash == other.template_hash
-
-
-def _refuse_other_version(other: Worker, models: Mapping[str, ServedModel]) -> None:
-    for name, model in models.items():
-        theirs = other.models.get(name)
-        if theirs is None or _same_version(theirs, model):
-            continue
-        what = "weights" if theirs.checkpoint_hash != model.checkpoint_hash else "a prompt template"
-        raise JoinRefused(
-            f"the worker at {other.address} serves {name!r} with {what} of another hash; "
-            f"serve this one under another name (--names), or stop that worker first"
-        )
+def _needs(ask: Ask, version: ServedModel | None) -> frozenset[str]:
+    return ask.needs if version is None else ask.needs | RESUME

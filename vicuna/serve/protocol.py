@@ -89,6 +89,13 @@ class Leave(BaseModel):
     worker_id: str
 
 
+class Which(BaseModel):
+    """An operator names a worker."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=300)]
+    """Its id or its address."""
+
+
 class Sampling(BaseModel):
     """How the tokens of one answer are chosen and when it ends."""
 

@@ -4,15 +4,18 @@ A stream's events differ only in their text, so everything around it is encoded 
 thousands of small pieces per second on must not build each one from objects.
 """
 
-import json
+import random
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vicuna.serve import logprobs
+from vicuna.serve.failover import Answer, Part
 from vicuna.serve.faults import Fault
+from vicuna.serve.handlers import encode
 from vicuna.serve.protocol import ServedModel
+from vicuna.serve.whole import Whole
 
 DONE = b"data: [DONE]\n\n"
 
@@ -24,26 +27,14 @@ class Usage:
     prompt: int
     completion: int
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.prompt + self.completion
+
     def body(self) -> dict[str, Any]:
         """OpenAI's usage object."""
-        return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion,
-        }
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One finished answer."""
-
-    text: str
-    finish: str
-
-
-def encode(value: Any) -> bytes:
-    """JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, become question marks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        return {"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": self.total}
 
 
 def event(value: Any) -> bytes:
@@ -61,6 +52,21 @@ def fingerprint(version: ServedModel | None) -> str | None:
     return f"fp_{version.checkpoint_hash[:16]}" if version and version.checkpoint_hash else None
 
 
+def served_by(answers: Sequence[Answer]) -> list[str]:
+    """The workers that had a part in the answers, in order."""
+    return list(dict.fromkeys(worker for answer in answers for worker in answer.served_by))
+
+
+def extension(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What a reply says beside OpenAI's fields: who answered, with which weights."""
+    version = answers[0].version
+    return {
+        "workers": served_by(answers),
+        "checkpoint_hash": version.checkpoint_hash if version else "",
+        "version": version.version if version else "",
+    }
+
+
 class Reply:
     """What chat and plain completions share: id, time, model. One object per request."""
 
@@ -69,11 +75,12 @@ class Reply:
     chunk = ""
 
     def __init__(self, model: str) -> None:
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.id = f"{self.prefix}-{random.getrandbits(128):032x}"
         self.created = int(time.time())
         self.model = model
 
-    def _head(self, kind: str, version: ServedModel | None) -> dict[str, Any]:
+    def head(self, kind: str, version: ServedModel | None) -> dict[str, Any]:
+        """The fields with which bodies and events begin."""
         return {
             "id": self.id,
             "object": kind,
@@ -82,35 +89,33 @@ class Reply:
             "system_fingerprint": fingerprint(version),
         }
 
-    def body(
-        self, answers: Sequence[Finished], usage: Usage, version: ServedModel | None, served_by: Sequence[str]
-    ) -> bytes:
+    def body(self, wholes: Sequence[Whole], usage: Usage, answers: Sequence[Answer]) -> bytes:
         """The whole reply."""
-        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
-        extension = {"workers": list(served_by), "checkpoint_hash": version.checkpoint_hash if version else ""}
-        return encode(
-            {**self._head(self.whole, version), "choices": choices, "usage": usage.body(), "vicuna": extension}
-        )
+        head = self.head(self.whole, answers[0].version)
+        choices = [
+            {"index": index, **self.content(whole), "finish_reason": whole.finish} for index, whole in enumerate(wholes)
+        ]
+        return encode({**head, "choices": choices, "usage": usage.body(), "vicuna": extension(answers)})
 
-    def _choice(self, index: int, answer: Finished) -> dict[str, Any]:
+    def stream(self, version: ServedModel | None, include_usage: bool, echo: Sequence[str]) -> "StreamWriter":
+        """The writer of this reply's events; `echo`: what stands before each choice's text, or nothing."""
+        return StreamWriter(self, version, include_usage, echo)
+
+    def content(self, whole: Whole) -> dict[str, Any]:
+        """What a choice of a body says."""
         raise NotImplementedError
 
-    def _delta(self, index: int, delta: Any, finish: str | None) -> dict[str, Any]:
+    def opening(self) -> dict[str, Any] | None:
+        """What the first event of a choice says; None: there is no such event."""
         raise NotImplementedError
 
-    def _opening(self, index: int) -> Any:
-        """What the first event of a choice carries; None: there is no such event."""
-        return None
-
-    def _text(self, text: str) -> Any:
+    def piece(self, part: Part, columns: logprobs.Columns) -> dict[str, Any]:
+        """What an event of a choice says."""
         raise NotImplementedError
 
-    def _closing(self) -> Any:
+    def closing(self) -> dict[str, Any]:
+        """What the last event of a choice says."""
         raise NotImplementedError
-
-    def stream(self, version: ServedModel | None, include_usage: bool) -> "StreamWriter":
-        """The writer of this reply's events."""
-        return StreamWriter(self, version, include_usage)
 
 
 class ChatReply(Reply):
@@ -118,21 +123,21 @@ class ChatReply(Reply):
 
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def _choice(self, index: int, answer: Finished) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish}
+    def content(self, whole: Whole) -> dict[str, Any]:
+        rows = None if whole.logprobs is None else logprobs.chat(whole.logprobs)
+        return {"message": whole.message(), "logprobs": rows}
 
-    def _delta(self, index: int, delta: Any, finish: str | None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    def opening(self) -> dict[str, Any] | None:
+        return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
 
-    def _opening(self, index: int) -> Any:
-        return {"role": "assistant", "content": ""}
+    def piece(self, part: Part, columns: logprobs.Columns) -> dict[str, Any]:
+        delta: Mapping[str, Any] = part.delta or {}
+        if part.text or not delta:
+            delta = {"content": part.text, **delta}
+        return {"delta": delta, "logprobs": None if part.logprobs is None else logprobs.chat(part.logprobs)}
 
-    def _text(self, text: str) -> Any:
-        return {"content": text}
-
-    def _closing(self) -> Any:
-        return {}
+    def closing(self) -> dict[str, Any]:
+        return {"delta": {}, "logprobs": None}
 
 
 class CompletionReply(Reply):
@@ -140,17 +145,18 @@ class CompletionReply(Reply):
 
     prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
 
-    def _choice(self, index: int, answer: Finished) -> dict[str, Any]:
-        return {"index": index, "text": answer.text, "logprobs": None, "finish_reason": answer.finish}
+    def content(self, whole: Whole) -> dict[str, Any]:
+        rows = None if whole.logprobs is None else logprobs.Columns(len(whole.echo)).of(whole.logprobs)
+        return {"text": whole.text, "logprobs": rows}
 
-    def _delta(self, index: int, delta: Any, finish: str | None) -> dict[str, Any]:
-        return {"index": index, "text": delta, "logprobs": None, "finish_reason": finish}
+    def opening(self) -> dict[str, Any] | None:
+        return None
 
-    def _text(self, text: str) -> Any:
-        return text
+    def piece(self, part: Part, columns: logprobs.Columns) -> dict[str, Any]:
+        return {"text": part.text, "logprobs": None if part.logprobs is None else columns.of(part.logprobs)}
 
-    def _closing(self) -> Any:
-        return ""
+    def closing(self) -> dict[str, Any]:
+        return {"text": "", "logprobs": None}
 
 
 class StreamWriter:
@@ -158,37 +164,56 @@ class StreamWriter:
 
     _MARK = "\x00text\x00"
 
-    def __init__(self, reply: Reply, version: ServedModel | None, include_usage: bool) -> None:
+    def __init__(self, reply: Reply, version: ServedModel | None, include_usage: bool, echo: Sequence[str]) -> None:
         self._reply = reply
-        self._head = reply._head(reply.chunk, version)
+        self._head = reply.head(reply.chunk, version)
         self._include_usage = include_usage
+        self._echo = echo
         self._around: dict[int, tuple[bytes, bytes]] = {}
-
-    def _event(self, choices: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> bytes:
-        usage = {"usage": None} if self._include_usage else {}
-        return event({**self._head, "choices": choices, **usage, **(extra or {})})
+        self._columns: dict[int, logprobs.Columns] = {}
 
     def opening(self, index: int) -> bytes:
-        """The event that comes before a choice's text, if this kind of reply has one."""
-        delta = self._reply._opening(index)
-        return b"" if delta is None else self._event([self._reply._delta(index, delta, None)])
+        """The events that come before a choice's own text."""
+        said = self._reply.opening()
+        first = b"" if said is None else self._event(index, said)
+        return first + self._text(index, self._echo[index]) if self._echo else first
 
-    def text(self, index: int, text: str) -> bytes:
-        """A piece of a choice's text."""
-        around = self._around.get(index)
-        if around is None:
-            whole = self._event([self._reply._delta(index, self._reply._text(self._MARK), None)])
-            before, after = whole.split(encode(self._MARK))
-            around = self._around[index] = (before, after)
-        return around[0] + encode(text) + around[1]
+    def parts(self, index: int, parts: Sequence[Part]) -> bytes:
+        """The events of a choice's next parts, but for its last event."""
+        events = []
+        for part in parts:
+            if part.logprobs is not None or part.delta is not None:
+                events.append(self._event(index, self._reply.piece(part, self._columns_of(index))))
+            elif part.text:
+                events.append(self._text(index, part.text))
+        return b"".join(events)
 
-    def closing(self, index: int, finish: str, served_by: Sequence[str]) -> bytes:
-        """The last event of a choice; it names the workers when there was more than one."""
-        extra = {"vicuna": {"workers": list(served_by)}} if len(served_by) > 1 else None
-        return self._event([self._reply._delta(index, self._reply._closing(), finish)], extra)
+    def closing(self, index: int, finish: str, answer: Answer) -> bytes:
+        """The last event of a choice."""
+        return self._event(index, self._reply.closing(), finish, {"vicuna": extension([answer])})
 
     def ending(self, usage: Usage) -> bytes:
         """What comes after all choices: the usage if it was asked for, and the end mark."""
         if not self._include_usage:
             return DONE
-        return self._event([], {"usage": usage.body()}) + DONE
+        return event({**self._head, "choices": [], "usage": usage.body()}) + DONE
+
+    def _event(
+        self, index: int, said: Mapping[str, Any], finish: str | None = None, extra: Mapping[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, **said, "finish_reason": finish}
+        usage = {"usage": None} if self._include_usage else {}
+        return event({**self._head, "choices": [choice], **usage, **(extra or {})})
+
+    def _text(self, index: int, text: str) -> bytes:
+        around = self._around.get(index)
+        if around is None:
+            whole = self._event(index, self._reply.piece(Part(self._MARK), self._columns_of(index)))
+            before, _, after = whole.rpartition(encode(self._MARK))
+            around = self._around[index] = (before, after)
+        return around[0] + encode(text) + around[1]
+
+    def _columns_of(self, index: int) -> logprobs.Columns:
+        if index not in self._columns:
+            self._columns[index] = logprobs.Columns(len(self._echo[index]) if self._echo else 0)
+        return self._columns[index]

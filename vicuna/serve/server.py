@@ -4,18 +4,31 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from vicuna.errors import ConfigError
+from vicuna.serve.config import LimitsConfig, TlsConfig
+from vicuna.serve.connection import Connection, limited
+from vicuna.serve.tls import serving
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE = 75
 """Seconds an idle connection stays open; longer than our own client keeps one, so that it never uses a closed one."""
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+UNSENT = 64 * 1024
+"""Bytes that the system may keep for a client beyond what is on its way."""
+LOOK = 10
+"""Tenths of a second between two looks at all connections."""
+FILES = 65_536
+"""Open files, sockets included, that a process may have where the system lets it; many begin with 1,024."""
 
 
 def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
@@ -27,9 +40,11 @@ def listen(host: str, port: int, flag: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it; else the system hides megabytes not yet taken
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     try:
         sock.bind((host, port))
-        sock.listen(2048)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise _explain(error, host, port, flag) from error
@@ -43,10 +58,10 @@ def port_of(sock: socket.socket) -> int:
     return port
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, scheme: str = "http") -> str:
     """The address to type into a browser on this machine."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"
 
 
 def _explain(error: OSError, host: str, port: int, flag: str) -> ConfigError:
@@ -65,21 +80,43 @@ class _NoCancellations(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
+_no_cancellations = _NoCancellations()
+
+
 class Server(uvicorn.Server):
-    """Uvicorn, with the signals in our hands."""
+    """Uvicorn, with the signals in our hands, and an eye on slow clients."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `run`."""
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called every tenth of a second."""
+        if counter % LOOK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                cast(Connection, connection).look(now)
+        return await super().on_tick(counter)
 
-def make(app: Any, grace: int) -> Server:
-    """A server for `app`; `grace` is the seconds that open answers have after it was told to stop."""
-    logging.getLogger("uvicorn.error").addFilter(_NoCancellations())
+
+def make(app: Any, grace: float, limits: LimitsConfig | None = None, tls: TlsConfig | None = None) -> Server:
+    """A server.
+
+    Args:
+        app: what answers the requests (ASGI).
+        grace: seconds that open answers have after it was told to stop.
+        limits: how large heads may be, and how slow clients.
+        tls: certificate; none serves plain HTTP.
+
+    Raises:
+        ConfigError: the certificate cannot be used.
+    """
+    context = serving(tls) if tls else None
+    logging.getLogger("uvicorn.error").addFilter(_no_cancellations)
     settings = uvicorn.Config(
         app,
-        http="httptools",
+        http=limited(limits or LimitsConfig()),
         loop="uvloop",
         ws="none",
         log_config=None,
@@ -88,8 +125,9 @@ def make(app: Any, grace: int) -> Server:
         server_header=False,
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=grace,
-        backlog=2048,
+        timeout_graceful_shutdown=math.ceil(grace),
+        backlog=BACKLOG,
+        ssl_context_factory=None if context is None else lambda *_: context,
     )
     return Server(settings)
 
@@ -126,11 +164,20 @@ async def run(server: Server, sock: socket.socket, on_stop: Callable[[], Awaitab
 
 
 def run_loop(main: Callable[[], Awaitable[None]]) -> None:
-    """`asyncio.run` on uvloop."""
+    """`asyncio.run` on uvloop, with as many open files as the system gives."""
     import uvloop
+
+    _allow_files()
 
     async def body() -> None:
         await main()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(body())
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

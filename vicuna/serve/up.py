@@ -1,17 +1,17 @@
 """A whole stack on one machine: start its processes, keep them running, end them all."""
 
 import asyncio
-import codecs
 import collections
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
 from vicuna.hardware import cpu_count
-from vicuna.serve import server
+from vicuna.serve import server, signing
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.serve.names import served_names
+from vicuna.serve.stack_log import StackLog, lines
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-LONGEST_LINE = 16_384
 STEADY = 30.0
 """Seconds after which a process counts as well, so that its next restart is quick again."""
 
@@ -50,7 +50,9 @@ class Child:
 
 
 def with_ports(config: StackConfig) -> StackConfig:
-    """The stack with every port chosen and free, workers and page pointed at its controller.
+    """The stack with every port chosen and free, its workers pointed at all controllers and its page at the first one.
+
+    Workers without a fleet secret of their own take the first controller's.
 
     Raises:
         ConfigError: a port is in use; the message names the setting.
@@ -71,10 +73,16 @@ def with_ports(config: StackConfig) -> StackConfig:
         for number, worker in enumerate(config.workers, 1):
             if worker.port:
                 free(worker.host, worker.port, f"`port` of worker {number} in the stack's file")
-    apis = tuple(server.url(each.host, each.port) for each in controllers)
+    apis = tuple(_address(each) for each in controllers)
+    secret = controllers[0].fleet.secret
     threads = threads_each(config.workers)
     workers = tuple(
-        replace(worker, controllers=apis, engine=replace(worker.engine, threads=worker.engine.threads or threads))
+        replace(
+            worker,
+            controllers=apis,
+            secret=worker.secret or secret,
+            engine=replace(worker.engine, threads=worker.engine.threads or threads),
+        )
         for worker in config.workers
     )
     return replace(config, controllers=controllers, workers=workers, web=replace(web, api=apis[0]))
@@ -86,11 +94,26 @@ def threads_each(workers: Sequence[WorkerConfig]) -> int:
     return max(1, cpu_count() // max(1, computing))
 
 
+def fleet_secret(config: StackConfig) -> dict[str, str]:
+    """The environment variable with a new secret for this stack; empty where the operator has set one."""
+    files = [each.fleet.secret for each in config.controllers] + [each.secret for each in config.workers]
+    if any(files) or os.environ.get(signing.VARIABLE):
+        return {}
+    return {signing.VARIABLE: secrets.token_hex(32)}
+
+
 class Stack:
     """The processes of one stack."""
 
-    def __init__(self, config: StackConfig, folder: Path) -> None:
+    def __init__(self, config: StackConfig, folder: Path, environment: Mapping[str, str]) -> None:
+        """
+        Args:
+            config: with the ports chosen, from `with_ports`.
+            folder: where the processes' settings are written.
+            environment: more variables for the processes.
+        """
         self._config = config
+        self._environment = environment
         self._folder = folder
         self._read_end, self._write_end = os.pipe()
         self._stopping = False
@@ -103,17 +126,26 @@ class Stack:
         self._others = [Child(_worker_name(config.workers, i), "worker", w) for i, w in enumerate(config.workers)]
         if config.page:
             self._others.append(Child("web", "web", config.web))
-        self._width = max(len(child.name) for child in self._children)
+        self._log = StackLog((child.name for child in self._children), config.controllers[0].log.format)
 
     @property
     def _children(self) -> list[Child]:
         return [*self._controllers, *self._others]
 
     async def run(self) -> None:
-        """Run until SIGINT, SIGTERM or SIGHUP, or until a process fails before everything is ready."""
+        """Run until SIGINT, SIGTERM or SIGHUP, or until a process fails before everything is ready.
+
+        A second signal kills what has not ended yet.
+        """
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set():  # asked twice: no more patience
+                self._kill(self._children)
+            stop.set()
+
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(each, stop.set)
+            loop.add_signal_handler(each, on_signal)
         keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
         announce, stopped = asyncio.create_task(self._announce()), asyncio.create_task(stop.wait())
         try:
@@ -150,7 +182,7 @@ class Stack:
                 reason = said.removeprefix("error: ") or f"ended with status {status}; its output is above"
                 raise ChildFailed(f"{child.name}: {reason}")
             pause = FIRST_PAUSE if time.monotonic() - began > STEADY else pause
-            self._print("up", f"{child.name} ended ({_how(status)}); starting it again in {pause:g} s")
+            self._log.say("up", f"{child.name} {_how(child, status)}; starting it again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 
@@ -162,7 +194,7 @@ class Stack:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, lifeline.VARIABLE: str(self._read_end), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **self._environment, lifeline.VARIABLE: str(self._read_end), "PYTHONUNBUFFERED": "1"},
             pass_fds=(self._read_end,),
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the children in order
         )
@@ -171,11 +203,11 @@ class Stack:
         assert child.process.stdout is not None
         async for text in lines(child.process.stdout):
             child.last_lines.append(text)
-            self._print(child.name, text)
+            self._log.say(child.name, text)
         return await child.process.wait()
 
     async def _end(self) -> None:
-        """Workers and page first, so that what runs can finish; the controller last; who does not end is killed."""
+        """Workers and page first, so that what runs can finish; controllers last; who does not end is killed."""
         await self._terminate(self._others, self._config.stop)
         await self._terminate(self._controllers, self._config.stop)
         os.close(self._write_end)
@@ -188,47 +220,37 @@ class Stack:
         waits = [asyncio.ensure_future(process.wait()) for process in running]
         if waits:
             await asyncio.wait(waits, timeout=seconds)
-        for process in running:
-            if process.returncode is None:
-                process.kill()
+        self._kill(children)
         await asyncio.gather(*waits)
+
+    @staticmethod
+    def _kill(children: Sequence[Child]) -> None:
+        for child in children:
+            if child.process is not None and child.process.returncode is None:
+                child.process.kill()
 
     # ------------------------------------------------------------------------------------- saying what is
     async def _announce(self) -> None:
-        """Wait until every model is served and the page answers, and say so."""
-        controller, web = self._config.controllers[0], self._config.web
-        api, page = server.url(controller.host, controller.port), server.url(web.host, web.port)
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-            while not (await self._all_served(session, api) and await self._page_answers(session, page)):  # noqa: ASYNC110
+        """Wait until every controller serves every model and the page answers, and say so."""
+        web, apis = self._config.web, [_address(each) for each in self._config.controllers]
+        page = server.url(web.host, web.port)
+        timeout = aiohttp.ClientTimeout(total=5)
+        connector = aiohttp.TCPConnector(ssl=False)  # our own processes, which are asked nothing that is secret
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            while not (await self._all_served(session, apis) and await self._page_answers(session, page)):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)  # other processes; there is no event to wait for
         self._ready = True
         models = ", ".join(self.models) or "none"
+        listed = ", ".join(f"{api}/v1" for api in apis)
         shown = f", chat page: {page}" if self._config.page else ""
-        self._print("up", f"ready. API: {api}/v1 (models: {models}){shown}. Ctrl-C ends everything.")
+        self._log.say("up", f"ready. API: {listed} (models: {models}){shown}. Ctrl-C ends everything.")
 
-    async def _all_served(self, session: aiohttp.ClientSession, api: str) -> bool:
-        body = await _get(session, f"{api}/health")
-        return body is not None and set(self.models) <= set(json.loads(body)["models"])
+    async def _all_served(self, session: aiohttp.ClientSession, apis: Sequence[str]) -> bool:
+        bodies = [await _get(session, f"{api}/health") for api in apis]
+        return all(body is not None and set(self.models) <= set(json.loads(body)["models"]) for body in bodies)
 
     async def _page_answers(self, session: aiohttp.ClientSession, page: str) -> bool:
         return not self._config.page or await _get(session, page) is not None
-
-    def _print(self, name: str, text: str) -> None:
-        print(f"{name:<{self._width}} | {text}", flush=True)
-
-
-async def lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """A process's lines as they come; a very long one comes in pieces, where `readline` would refuse it."""
-    decode, rest = codecs.getincrementaldecoder("utf-8")("replace").decode, ""
-    while data := await stream.read(LONGEST_LINE):
-        *whole, rest = (rest + decode(data)).split("\n")
-        for line in whole:
-            yield line.rstrip()
-        if len(rest) >= LONGEST_LINE:
-            yield rest
-            rest = ""
-    if rest:
-        yield rest.rstrip()
 
 
 async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:
@@ -238,6 +260,10 @@ async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:
             return await reply.read() if reply.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
+
+
+def _address(controller: ControllerConfig) -> str:
+    return server.url(controller.host, controller.port, controller.tls.scheme)
 
 
 def _numbered(name: str, index: int, count: int) -> str:
@@ -250,17 +276,20 @@ def _worker_name(workers: Sequence[WorkerConfig], index: int) -> str:
     return f"worker {name}" if len(twins) == 1 else f"worker {name} {twins.index(index) + 1}"
 
 
-def _how(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+def _how(child: Child, status: int) -> str:
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return "has drained and left" if child.command == "worker" and status == 0 else f"ended with status {status}"
 
 
 def main(config: StackConfig) -> None:
     """Run the stack until told to stop."""
     chosen = with_ports(config)
     with tempfile.TemporaryDirectory(prefix="vicuna-up-") as folder:
-        asyncio.run(Stack(chosen, Path(folder)).run())
+        asyncio.run(Stack(chosen, Path(folder), fleet_secret(chosen)).run())
 
 
 def command(argv: list[str]) -> int:
-    """`python -m vicuna.serve up`."""
-    return run_command(StackConfig, main, argv, "python -m vicuna.serve up")
+    """`python -m vicuna.serve up FILE`, which is short for `up --config FILE`."""
+    words = ["--config", *argv] if argv and not argv[0].startswith("-") else argv
+    return run_command(StackConfig, main, words, "python -m vicuna.serve up")

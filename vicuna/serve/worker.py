@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-import json
 import logging
+import signal
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import aiohttp
@@ -16,195 +17,256 @@ from starlette.routing import Route
 
 from vicuna.command import run as run_command
 from vicuna.hardware import share_cores
-from vicuna.serve import engines, faults, server
-from vicuna.serve.asgi import Stream, read_body, while_connected
+from vicuna.serve import engines, faults, lines, logs, server, signing, tls, tracing
+from vicuna.serve.asgi import Sealed, Stream, read_signed, while_connected
 from vicuna.serve.config import WorkerConfig
-from vicuna.serve.engines import Engine, Piece
+from vicuna.serve.engines import Engine
 from vicuna.serve.faults import Fault
-from vicuna.serve.gateway import ERROR_HANDLERS, as_json
+from vicuna.serve.handlers import ERROR_HANDLERS, as_json
+from vicuna.serve.metrics import Outcome, WorkerMetrics
 from vicuna.serve.names import served_names
-from vicuna.serve.protocol import ADDRESSEE, Heartbeat, Job, Registration, parse
-from vicuna.serve.registration import advertised, memberships
+from vicuna.serve.observe import Observed
+from vicuna.serve.protocol import ADDRESSEE, EmbedJob, Heartbeat, Job, Registration, parse
+from vicuna.serve.registration import Fleets, advertised
+from vicuna.serve.signing import Signer
+from vicuna.serve.work import HandedOver, Running, Work
 
 log = logging.getLogger(__name__)
 BODY = 64 * 1024 * 1024
+LINES = "application/x-ndjson"
+GRACE = 1
+"""Seconds that the last bytes may take once nothing is computed any more."""
 
 
 class Worker:
     """The routes of one worker and its state."""
 
-    def __init__(self, engine: Engine, config: WorkerConfig) -> None:
+    def __init__(self, engine: Engine, config: WorkerConfig, fleets: Fleets, signer: Signer) -> None:
         self.id = f"w-{uuid.uuid4().hex[:12]}"
         self.engine = engine
-        self.draining = False
-        self.running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.running = Running(engine.capacity)
+        self._config = config
+        self._fleets = fleets
+        self._signer = signer
         self._names = served_names(config)
+        self._started = time.time()
+        self._metrics = WorkerMetrics(lambda: len(self.running), engine.capacity, engine.load)
+        self._departure: asyncio.Task[None] | None = None
+        self._signalled = False
 
     def routes(self) -> list[Route]:
         """What controllers ask."""
         return [
             Route("/generate", self.generate, methods=["POST"]),
+            Route("/embed", self.embed, methods=["POST"]),
             Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/drain", self.drain, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
         ]
 
+    # ------------------------------------------------------------------------------------- what controllers are told
     def registration(self, address: str) -> Registration:
-        """What to tell a controller."""
-        models = [self.engine.model(name) for name in self._names]
+        """Who joins."""
         return Registration(
             worker_id=self.id,
             address=address,
             engine=self.engine.kind,
-            models=models,
+            models=[self.engine.model(name) for name in self._names],
             capacity=self.engine.capacity,
+            started=self._started,
         )
 
     def heartbeat(self) -> Heartbeat:
         """The sign of life."""
-        load = {"running": float(self.running), **self.engine.load()}
-        return Heartbeat(worker_id=self.id, draining=self.draining, load=load)
+        load = {"running": float(len(self.running)), **self.engine.load()}
+        return Heartbeat(worker_id=self.id, draining=self.running.draining, running=len(self.running), load=load)
 
     async def health(self, request: Request) -> Response:
-        """Whether the engine is well; the id tells a controller that it has reached the right worker."""
+        """Whether the engine is well; id and proof tell a controller that it has reached the right worker."""
         trouble = self.engine.trouble()
-        body: dict[str, Any] = {"status": "ok", "worker_id": self.id, "models": list(self._names)}
+        status = "failing" if trouble else "draining" if self.running.draining else "ok"
+        body: dict[str, Any] = {"status": status, "worker_id": self.id, "models": list(self._names)}
         if trouble:
-            body |= {"status": "failing", "reason": trouble}
-        elif self.draining:
-            body |= {"status": "draining"}
-        return as_json(body | {"load": dict(self.engine.load())}, request, 503 if trouble else 200)
+            body["reason"] = trouble
+        if nonce := request.query_params.get("nonce"):
+            body["proof"] = self._signer.proof(nonce, self.id)
+        return as_json(body | {"load": self.heartbeat().load}, request, 503 if trouble else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        """Numbers for Prometheus."""
+        body, kind = await self._metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, media_type=kind)
+
+    # ------------------------------------------------------------------------------------- what they send
+    async def _called(self, request: Request) -> bytes:
+        """The body of a call that was meant for this worker, by a controller of its fleet."""
+        body = await read_signed(request, self._signer, BODY)
+        if (meant := request.headers.get(ADDRESSEE, self.id)) != self.id:
+            raise faults.server_error(f"this is worker {self.id}, not {meant}", status=faults.MISDIRECTED)
+        return body
+
+    def _check_name(self, model: str) -> None:
+        logs.note(model=model)
+        if model not in self._names:
+            raise faults.model_not_found(model, self._names)
+
+    async def generate(self, request: Request) -> Response:
+        """Compute one answer, one JSON line per piece; what goes wrong is a line too."""
+        job = parse(Job, await self._called(request))
+        self._check_name(job.model)
+        return self._stream(lambda work: self._answer(job, work))
+
+    async def embed(self, request: Request) -> Response:
+        """Compute vectors: empty lines while it is at work, then one JSON object."""
+        job = parse(EmbedJob, await self._called(request))
+        self._check_name(job.model)
+        return self._stream(lambda work: self._vectors(job, work))
 
     async def tokenize(self, request: Request) -> Response:
         """The token ids of a job's prompt."""
-        job = self._own(parse(Job, await read_body(request, BODY)))
-        return as_json({"tokens": await self.engine.tokenize(job)}, request)
+        job = parse(Job, await self._called(request))
+        self._check_name(job.model)
+        return as_json({"tokens": await while_connected(request.receive, self.engine.tokenize(job))}, request)
 
-    async def generate(self, request: Request) -> Response:
-        """Compute one answer, one JSON line per piece; errors before the first piece have a status of their own."""
-        if (meant := request.headers.get(ADDRESSEE, self.id)) != self.id:
-            raise faults.server_error(f"this is worker {self.id}, not {meant}", status=faults.MISDIRECTED)
-        if self.draining:
-            raise faults.server_error("this worker takes no new work", status=503, code="draining")
-        job = self._own(parse(Job, await read_body(request, BODY)))
-        pieces = self.engine.generate(job)
-        self._count(1)
-        try:
-            first = await while_connected(request.receive, anext(pieces))
-        except BaseException:
-            self._count(-1)
-            await pieces.aclose()
-            raise
+    async def drain(self, request: Request) -> Response:
+        """Do as if told to stop: take no new work, end what runs or hand it over, leave, exit."""
+        await self._called(request)
+        if self._departure is None:
+            log.info("a controller asks this worker to leave")
+            self.depart().add_done_callback(self._end_process)
+        return as_json({"draining": True, "running": len(self.running)}, request)
+
+    # ------------------------------------------------------------------------------------- computing
+    def _stream(self, compute: Callable[[Work], AsyncGenerator[bytes, None]]) -> Response:
+        """A reply that holds one place of this worker until its last byte is out or the controller has gone."""
+        work = self.running.begin()
 
         async def end() -> None:
-            self._count(-1)
-            await pieces.aclose()
+            self.running.end(work)
 
-        return Stream(self._lines(job, first, pieces), "application/x-ndjson", {}, end, self._sign_of_life)
-
-    async def finish(self, seconds: float) -> None:
-        """Wait until nothing runs any more, at most that long."""
-        if self.running:
-            log.info("finishing %d answers, at most %g s", self.running, seconds)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-
-    def _count(self, change: int) -> None:
-        self.running += change
-        if self.running:
-            self._idle.clear()
-        else:
-            self._idle.set()
-
-    def _own(self, job: Job) -> Job:
-        if job.model not in self._names:
-            raise faults.model_not_found(job.model, self._names)
-        return job
-
-    async def _lines(self, job: Job, first: Piece, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
-        try:
-            yield _line(first)
-            async for piece in pieces:
-                yield _line(piece)
-        except Fault as fault:
-            yield _error_line(fault)
-        except Exception:
-            log.exception("%s ended with a mistake of ours", job.id)
-            yield _error_line(faults.server_error("internal error; the worker's log has the details"))
+        return Stream(self._guarded(compute(work)), LINES, {}, end, self._sign_of_life)
 
     def _sign_of_life(self) -> bytes:
         """An empty line while the engine is well: the answer is still being worked on."""
         return b"" if self.engine.trouble() else b"\n"
 
+    async def _answer(self, job: Job, work: Work) -> AsyncGenerator[bytes, None]:
+        try:
+            async with contextlib.aclosing(self.engine.generate(job)) as pieces:
+                finish = None
+                while finish is None:
+                    piece = await work.step(pieces.__anext__)
+                    self._metrics.tokens(piece.usage[1] if piece.usage else len(piece.ids))
+                    yield lines.of_piece(piece)
+                    finish = piece.finish
+        except Fault as fault:
+            if fault.code == "full":
+                raise HandedOver("full") from fault
+            raise
 
-def _line(piece: Piece) -> bytes:
-    if piece.prompt_tokens is not None:
-        return b'{"prompt_tokens":%d}\n' % piece.prompt_tokens
-    row: dict[str, Any] = {"text": piece.text, "ids": piece.ids}
-    if piece.finish:
-        row["finish"] = piece.finish
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+    async def _vectors(self, job: EmbedJob, work: Work) -> AsyncGenerator[bytes, None]:
+        yield b"\n"
+        try:
+            embedded = await work.step(lambda: self.engine.embed(job))
+        except HandedOver as error:
+            raise faults.server_error("this worker leaves", status=503, code="draining") from error
+        yield await asyncio.to_thread(lines.of_vectors, embedded)
+
+    async def _guarded(self, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The lines, and as the last one why there are no more."""
+        outcome: Outcome = "gone"
+        try:
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    yield part
+            outcome = "finished"
+        except HandedOver as why:
+            outcome = "moved"
+            yield lines.of_move(str(why))
+        except Fault as fault:
+            outcome = "failed"
+            yield lines.of_fault(fault)
+        except Exception:
+            outcome = "failed"
+            log.exception("the engine ended an answer with a mistake of ours")
+            yield lines.of_fault(faults.server_error("internal error; the worker's log has the details"))
+        finally:
+            self._metrics.ended(outcome)
+
+    # ------------------------------------------------------------------------------------- leaving
+    def depart(self) -> "asyncio.Task[None]":
+        """Begin to leave, once however often it is called; the task ends when nothing runs here any more."""
+        if self._departure is None:
+            self._departure = asyncio.create_task(self._depart())
+        return self._departure
+
+    async def _depart(self) -> None:
+        self.running.draining = True
+        self._fleets.beat_now()
+        if self.running:
+            log.info("finishing %d answers, at most %g s", len(self.running), self._config.drain)
+        handed_over = await self.running.drain(self._config.drain)
+        if handed_over:
+            log.info("handed %d answers over", handed_over)
+        await self._fleets.leave(self.id)
+
+    async def goodbye(self) -> None:
+        """What the first signal to stop begins."""
+        self._signalled = True
+        await self.depart()
+
+    def _end_process(self, departure: "asyncio.Task[None]") -> None:
+        if not self._signalled and not departure.cancelled():
+            signal.raise_signal(signal.SIGTERM)
 
 
-def _error_line(fault: Fault) -> bytes:
-    body = fault.body()
-    body["error"]["status"] = fault.status
-    return json.dumps(body).encode() + b"\n"
-
-
-def make_app(worker: Worker) -> Starlette:
+def make_app(worker: Worker, signer: Signer, tracer: tracing.Tracer) -> Observed:
     """The worker as a web application."""
-    return Starlette(routes=worker.routes(), exception_handlers=ERROR_HANDLERS)
+    app = Starlette(routes=worker.routes(), exception_handlers=ERROR_HANDLERS)
+    return Observed(Sealed(app, signer, worker.id), tracer)
 
 
-@contextlib.asynccontextmanager
-async def _member(worker: Worker, config: WorkerConfig, port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Be a member of all fleets; the value is what to call before leaving."""
-
-    def register(controller: str) -> Registration:
-        return worker.registration(config.advertise.rstrip("/") or advertised(config.host, port, controller))
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        fleets = memberships(config.controllers, register, worker.heartbeat, config.heartbeat, session)
-        tasks = [asyncio.create_task(each.keep()) for each in fleets]
-
-        async def goodbye() -> None:
-            worker.draining = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*(each.leave() for each in fleets))
-            await worker.finish(config.drain)
-
-        yield goodbye
-        for task in tasks:
-            task.cancel()
-
-
-async def _serve(config: WorkerConfig) -> None:
-    served_names(config)
+async def _serve(config: WorkerConfig, signer: Signer, tracer: tracing.Tracer) -> None:
+    trusted = tls.trust(config.tls)
     sock = server.listen(config.host, config.port)
     port = server.port_of(sock)
     engine = engines.make(config)
-    await engine.start()
-    worker = Worker(engine, config)
-    log.info("worker %s serves %s at %s", worker.id, ", ".join(served_names(config)), server.url(config.host, port))
     try:
-        async with _member(worker, config, port) as goodbye:
-            await server.run(server.make(make_app(worker), grace=1), sock, on_stop=goodbye)
+        await engine.start()
+        # A controller may come back at another address, so names are looked up for each new connection.
+        connector = aiohttp.TCPConnector(limit=0, use_dns_cache=False, ssl=trusted)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            fleets = Fleets(config, session, signer)
+            worker = Worker(engine, config, fleets, signer)
+            names, address = ", ".join(served_names(config)), server.url(config.host, port, config.tls.scheme)
+            log.info("worker %s serves %s at %s", worker.id, names, address)
+
+            def register(controller: str) -> Registration:
+                return worker.registration(advertised(config, port, controller))
+
+            made = server.make(make_app(worker, signer, tracer), GRACE, config.limits, config.tls)
+            async with fleets.joined(register, worker.heartbeat):
+                await server.run(made, sock, on_stop=worker.goodbye)
     finally:
         await engine.close()
 
 
 def main(config: WorkerConfig) -> None:
     """Serve until told to stop."""
+    logs.start(config.log)
+    served_names(config)
+    signer = signing.load_secret(config.secret, config.host, "--secret")
+    tracer = tracing.start(config.log.traces, "worker")
     share_cores()
 
     async def body() -> None:
-        await _serve(config)
+        await _serve(config, signer, tracer)
 
-    server.run_loop(body)
+    try:
+        server.run_loop(body)
+    finally:
+        tracer.close()
 
 
 def command(argv: list[str]) -> int:

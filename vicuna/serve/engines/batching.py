@@ -7,13 +7,13 @@ prompt never holds the others up for long) and one pass that gives every running
 import inspect
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from vicuna.serve import faults
-from vicuna.serve.engines import Piece
+from vicuna.serve.engines import Piece, likelihood
 from vicuna.serve.engines.sampling import choose, penalise, uniform
 from vicuna.serve.engines.slots import SlotCache, Write, causal, layer_kinds
 from vicuna.serve.faults import Fault
@@ -39,6 +39,8 @@ class Seat:
         limit: int,
         stop_ids: frozenset[int],
         text: AnswerText,
+        wish: likelihood.Wish | None = None,
+        biases: Mapping[int, float] | None = None,
     ) -> None:
         """
         Args:
@@ -48,6 +50,8 @@ class Seat:
             limit: most tokens of prompt and answer together.
             stop_ids: token ids that end the answer.
             text: turns ids into text.
+            wish: what to tell about how likely each token was.
+            biases: what to add to the logits of single tokens.
         """
         self.ids = [*prompt, *emitted]
         self.prompt_tokens = len(prompt)
@@ -55,8 +59,10 @@ class Seat:
         self.limit = limit
         self.stop_ids = stop_ids
         self.text = text
+        self.wish = wish
         self.filled = 0
         self.aborted = False
+        self._biases = biases or {}
         self._counts: torch.Tensor | None = None
         self._seen: torch.Tensor | None = None
 
@@ -70,23 +76,30 @@ class Seat:
         """Tokens of the answer."""
         return len(self.ids) - self.prompt_tokens
 
-    def accept(self, token: int) -> Piece:
-        """Take the next token; the piece says whether the answer has ended."""
+    def accept(self, token: int, row: dict[str, Any] | None = None) -> Piece:
+        """Take the next token, and what is to be told about it; the piece says whether the answer has ended."""
         self.ids.append(token)
+        rows = None if row is None else [row]
         if self._counts is not None:
             self._counts[token] += 1
         if token in self.stop_ids:
             return Piece(self.text.flush(), [token], "stop")
         shown = self.text.push([token])
         if self.text.stopped:
-            return Piece(shown, [token], "stop")
+            return Piece(shown, [token], "stop", logprobs=rows)
         if len(self.ids) < self.limit:
-            return Piece(shown, [token])
+            return Piece(shown, [token], logprobs=rows)
         shown += self.text.flush()
-        return Piece(shown, [token], "stop" if self.text.stopped else "length")
+        return Piece(shown, [token], "stop" if self.text.stopped else "length", logprobs=rows)
 
-    def penalise(self, logits: torch.Tensor) -> None:
-        """Apply this answer's penalties to its row of logits, in place."""
+    def adjust(self, logits: torch.Tensor) -> None:
+        """Apply this answer's penalties and biases to its row of logits, in place."""
+        self._penalise(logits)
+        if self._biases:
+            ids = torch.tensor(list(self._biases), device=logits.device)
+            logits[ids] += torch.tensor(list(self._biases.values()), device=logits.device)
+
+    def _penalise(self, logits: torch.Tensor) -> None:
         row = self.sampling
         if row.presence_penalty == 0 and row.frequency_penalty == 0 and row.repetition_penalty == 1:
             return
@@ -242,17 +255,23 @@ class Batcher:
     def _choose(self, seats: list[Seat], logits: torch.Tensor) -> list[Event]:
         if not seats:
             return []
+        wishing = [row for row, seat in enumerate(seats) if seat.wish is not None]
+        said = logits[wishing]  # a copy: what the model says before anybody changes it
         for row, seat in enumerate(seats):
-            seat.penalise(logits[row])
-        broken = torch.isnan(logits).any(-1).tolist()
+            seat.adjust(logits[row])
+        broken = (~torch.isfinite(logits.amax(-1))).tolist()
         tokens = choose(
             torch.nan_to_num(logits) if any(broken) else logits,
             [seat.sampling for seat in seats],
             [uniform(seat.sampling.seed, seat.generated) for seat in seats],
         )
+        told: dict[int, dict[str, Any]] = {}
+        if wishing:
+            wishes = [wish for seat in seats if (wish := seat.wish) is not None]
+            told = dict(zip(wishing, likelihood.rows(said, [tokens[row] for row in wishing], wishes), strict=True))
         fault = faults.server_error("the model computed something that is not a number", code="engine_failed")
         return [
-            (seat, fault if bad else seat.accept(token)) for seat, token, bad in zip(seats, tokens, broken, strict=True)
+            (seat, fault if broken[row] else seat.accept(tokens[row], told.get(row))) for row, seat in enumerate(seats)
         ]
 
     # ------------------------------------------------------------------------------------- the model

@@ -3,35 +3,64 @@
 The script is YAML. The first rule whose `match` (a regular expression) is found in the last message answers:
 
     pace: 0.05              # seconds per token, unless a rule says otherwise
+    features: [chat]        # what the engine can do (protocol.FEATURES); without it, everything that it knows
     rules:
       - match: capital of France
         answer: Paris.
+      - match: weather
+        answer: ""
+        tool_calls: [{name: weather, arguments: '{"place": "Paris"}'}]
       - match: crash
         answer: one two three four
         fail: crash         # crash | error | hang
         after: 2            # tokens before it fails
       - answer: "{last}"    # {last} is the last message, {chat} all of them with their roles
 
-A token is a word with the space before it.
+A token is a word with the space before it, or one call of a tool. Its id and its log probability depend on its place
+in the answer alone.
 """
 
 import asyncio
+import hashlib
+import math
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
-from vicuna.config import from_dict
 from vicuna.errors import InputError
 from vicuna.files import read_text, sha256_text
 from vicuna.serve import faults
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Embedded, Piece
-from vicuna.serve.protocol import EmbedJob, Job, ServedModel
+from vicuna.serve.protocol import FEATURES, EmbedJob, Job, ServedModel
 from vicuna.serve.text import StopScanner
+from vicuna.settings import yamltree
+from vicuna.settings.build import build
+from vicuna.settings.given import Place, flatten
+from vicuna.settings.tree import settings_of
 
 _TOKEN = re.compile(r"\s*\S+|\s+$")
+_KNOWN = ("chat", "completions", "token_prompts", "embeddings", "logprobs", "tools", "tokenize", "resume")
+VECTOR = 16
+"""Length of the vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a tool that the answer makes."""
+
+    name: str
+    """The tool's name."""
+    arguments: str = "{}"
+    """What it is called with, as JSON."""
+
+    def delta(self, index: int) -> dict[str, Any]:
+        """The call in a stream."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"tool_calls": [{"index": index, "id": f"call_{index}", "type": "function", "function": function}]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +73,8 @@ class Rule:
     """The answer; {last} stands for the last message, {chat} for all messages with their roles."""
     repeat: int = 1
     """How many times the answer is said."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of tools after the answer's text."""
     first: float = 0.0
     """Seconds before the first token."""
     pace: float | None = None
@@ -68,6 +99,16 @@ class Script:
     """In order; the first that matches answers."""
     pace: float = 0.0
     """Seconds between tokens."""
+    features: tuple[str, ...] = _KNOWN
+    """What the engine says that it can do."""
+
+    def __post_init__(self) -> None:
+        for feature in self.features:
+            if feature not in FEATURES:
+                raise ValueError(f"features are of {', '.join(FEATURES)}; got {feature!r}")
+
+
+Token = str | dict[str, Any]
 
 
 class ScriptedEngine:
@@ -80,8 +121,7 @@ class ScriptedEngine:
         self.capacity = config.engine.slots
         self._max_length = config.model.max_length
         self._version = config.version
-        self._source = read_text(path) if path else ""
-        self._script = _read(self._source, path)
+        self._script = _read(path) if path else Script()
         self._running = 0
         self._hanging = False
 
@@ -90,22 +130,24 @@ class ScriptedEngine:
 
     def model(self, name: str) -> ServedModel:
         """The hash of what the script says stands for the weights'; replicas may differ in how they fail."""
-        said = "\n".join(f"{rule.match}\t{rule.answer * rule.repeat}" for rule in self._script.rules)
+        said = "\n".join(f"{rule.match}\t{rule.answer * rule.repeat}{rule.tool_calls}" for rule in self._script.rules)
         return ServedModel(
             name=name,
             checkpoint_hash=sha256_text(said),
             max_length=self._max_length,
             version=self._version,
-            features=frozenset({"chat", "completions", "token_prompts", "tokenize", "resume"}),
+            features=frozenset(self._script.features),
         )
 
+    # ------------------------------------------------------------------------------------- one answer
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The scripted answer; each token's id is its place in the answer."""
         prompt_tokens = self._prompt_tokens(job)
         yield Piece(prompt_tokens=prompt_tokens)
         rule = self._rule(_last(job))
         answer = rule.answer.replace("{chat}", _chat(job)).replace("{last}", _last(job))
-        tokens = _TOKEN.findall(answer * rule.repeat)
+        tokens: list[Token] = list(_TOKEN.findall(answer * rule.repeat))
+        tokens += [call.delta(index) for index, call in enumerate(rule.tool_calls)]
         limit = min(job.sampling.max_tokens or self._max_length, self._max_length - prompt_tokens)
         self._running += 1
         try:
@@ -114,25 +156,28 @@ class ScriptedEngine:
         finally:
             self._running -= 1
 
-    async def _say(self, job: Job, rule: Rule, tokens: list[str], limit: int) -> AsyncGenerator[Piece, None]:
+    async def _say(self, job: Job, rule: Rule, tokens: Sequence[Token], limit: int) -> AsyncGenerator[Piece, None]:
         scanner, pace = StopScanner(job.sampling.stop), self._script.pace if rule.pace is None else rule.pace
-        said = len(job.emitted)
-        skip = len(job.shown) - len(scanner.push("".join(tokens[:said])))
+        said = len(job.emitted) or _tokens_within(job.shown, tokens)
+        skip = len(job.shown) - len(scanner.push("".join(map(_text, tokens[:said]))))
         await asyncio.sleep(rule.first)
         for index in range(said, min(len(tokens), limit)):
             if rule.fail and index == rule.after:
                 await self._fail(rule)
             if index > said and pace:
                 await asyncio.sleep(pace)
-            text = scanner.push(tokens[index])
+            token = tokens[index]
+            text = scanner.push(_text(token))
             shown, skip = text[max(0, skip) :], skip - len(text)
-            if scanner.stopped:
-                yield Piece(shown, [index], "stop")
+            rows = None if job.logprobs is None else [_logprobs(_text(token), index, job.logprobs)]
+            finish = "stop" if scanner.stopped else None
+            yield Piece(shown, [index], finish, logprobs=rows, delta=None if isinstance(token, str) else token)
+            if finish:
                 return
-            yield Piece(shown, [index])
         if rule.fail and rule.after >= len(tokens):
             await self._fail(rule)
-        yield Piece(scanner.flush(), [], "length" if len(tokens) > limit else "stop")
+        ended = "tool_calls" if rule.tool_calls else "stop"
+        yield Piece(scanner.flush(), [], "length" if len(tokens) > limit else ended)
 
     async def _fail(self, rule: Rule) -> None:
         if rule.fail == "crash":
@@ -160,13 +205,17 @@ class ScriptedEngine:
             raise faults.context_exceeded(f"{count} tokens", self._max_length, job.prompt_field)
         return count
 
+    # ------------------------------------------------------------------------------------- everything else
     async def tokenize(self, job: Job) -> list[int]:
         """A number for each word of the prompt."""
         return list(range(self._prompt_tokens(job)))
 
     async def embed(self, job: EmbedJob) -> Embedded:
-        """Vectors of the job's texts."""
-        raise faults.unsupported("model", "this engine has no embeddings")
+        """A vector drawn from each text's hash."""
+        texts = [*job.texts, *(" ".join(map(str, row)) for row in job.tokens)]
+        await asyncio.sleep(self._script.pace)
+        tokens = sum(len(_TOKEN.findall(text)) for text in texts)
+        return Embedded([_vector(text, job.dimensions or VECTOR) for text in texts], tokens)
 
     def load(self) -> Mapping[str, float]:
         """Answers that run."""
@@ -190,13 +239,38 @@ def _chat(job: Job) -> str:
     return " / ".join(f"{turn.role}: {turn.content}" for turn in job.messages or ())
 
 
-def _read(text: str, path: str) -> Script:
-    import yaml
+def _text(token: Token) -> str:
+    return token if isinstance(token, str) else ""
 
+
+def _tokens_within(shown: str, tokens: Sequence[Token]) -> int:
+    """How many of the tokens were said by an engine that gives no ids."""
+    ends = accumulate(len(token) for token in tokens if isinstance(token, str))
+    return sum(1 for end in ends if end <= len(shown))
+
+
+def _logprobs(text: str, index: int, alternatives: int) -> dict[str, Any]:
+    def row(token: str, rank: int) -> dict[str, Any]:
+        logprob = -(1 + index % 9) / 10 - rank
+        return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
+
+    top = [row(text if rank == 0 else f" other{rank}", rank) for rank in range(alternatives)]
+    return row(text, 0) | {"top_logprobs": top}
+
+
+def _read(path: str) -> Script:
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected `pace` and `rules`, got {type(tree).__name__}")
-    return from_dict(Script, tree, path)
+        tree = yamltree.read(read_text(path))
+    except yamltree.TreeError as error:
+        raise InputError(f"{path}:{error.line}: {error}") from error
+    if not isinstance(tree.value or {}, dict):
+        raise InputError(f"{path}: expected `pace` and `rules`, got {type(tree.value).__name__}")
+    entries = flatten(tree.value or {}, settings_of(Script), Place("", path, tree.lines))
+    return build(Script, {entry.key: entry for entry in entries})
+
+
+def _vector(text: str, size: int) -> list[float]:
+    digest = hashlib.shake_256(text.encode("utf-8", "replace")).digest(2 * size)
+    numbers = [int.from_bytes(digest[2 * i : 2 * i + 2], "little") - 32767.5 for i in range(size)]
+    length = math.hypot(*numbers)
+    return [number / length for number in numbers]

@@ -4,11 +4,12 @@ The model runs in a thread of its own; requests and pieces pass between it and t
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,11 @@ CONTEXT = 8
 """Tokens of the prompt's end that are decoded together with the answer's first ones."""
 
 
+FEATURES = frozenset(
+    {"chat", "completions", "token_prompts", "embeddings", "logprobs", "logit_bias", "tokenize", "resume"}
+)
+
+
 class TransformersEngine:
     """See the module."""
 
@@ -40,7 +46,7 @@ class TransformersEngine:
         self._config = config
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
         self._intake: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._outlets: dict[Any, asyncio.Queue[Piece | Fault]] = {}
+        self._outlets: dict[Any, asyncio.Queue[Any]] = {}
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
 
@@ -60,7 +66,9 @@ class TransformersEngine:
     def _load(self) -> None:
         from vicuna.models.load import checkpoint_hash, load_model, load_template, load_tokenizer
         from vicuna.serve.engines.batching import POSSIBLE_KINDS, Batcher
+        from vicuna.serve.engines.embedding import Embedder
         from vicuna.serve.engines.slots import layer_kinds
+        from vicuna.serve.engines.spelling import Spelling
 
         path = self._config.model.path
         self._device, dtype = choose_device(self._config.engine)
@@ -75,7 +83,9 @@ class TransformersEngine:
         self._max_length = min(self._config.model.max_length, longest or self._config.model.max_length)
         self._stop_ids = self._find_stop_ids()
         self._lead = getattr(self._template, "answer_lead", "")
+        self._spelling = Spelling(self._tokenizer)
         self._batcher = Batcher(self._model, self.capacity, self._max_length)
+        self._embedder = Embedder(self._model)
 
     def _find_stop_ids(self) -> frozenset[int]:
         stated = getattr(self._model.generation_config, "eos_token_id", None)
@@ -97,7 +107,7 @@ class TransformersEngine:
             template_hash=self._template.hash,
             max_length=self._max_length,
             version=self._config.version,
-            features=frozenset({"chat", "completions", "token_prompts", "tokenize", "resume"}),
+            features=FEATURES,
         )
 
     # ------------------------------------------------------------------------------------- one answer
@@ -110,29 +120,38 @@ class TransformersEngine:
             return
         if waiting_text:
             yield Piece(waiting_text)
-        outlet = self._outlets[seat] = asyncio.Queue()
-        self._intake.put(seat)
+        async with contextlib.aclosing(self._computed(seat)) as pieces:
+            async for piece in pieces:
+                yield piece
+                if piece.finish:
+                    return
+
+    async def _computed(self, work: Any) -> AsyncGenerator[Any, None]:
+        """What the thread makes of an answer's seat or of texts; closing it ends the computation."""
+        outlet = self._outlets[work] = asyncio.Queue()
+        self._intake.put(work)
         try:
             while True:
                 item = await outlet.get()
                 if isinstance(item, Fault):
                     raise item
                 yield item
-                if item.finish:
-                    return
         finally:
-            seat.aborted = True  # the thread frees the row before its next step
-            del self._outlets[seat]
+            work.aborted = True  # the thread frees what it holds before its next step
+            del self._outlets[work]
 
     def _prepare(self, job: Job) -> tuple[Any, str]:
         """The job as tokens, and text of an answer's first part that its first worker had held back."""
         from vicuna.serve.engines.batching import Seat
+        from vicuna.serve.engines.likelihood import Wish
 
         prompt = self._prompt_ids(job)
         if len(prompt) >= self._max_length:
             raise faults.context_exceeded(f"{len(prompt)} tokens", self._max_length, job.prompt_field)
-        if max(prompt) >= self._model.config.get_text_config().vocab_size:  # would fail the whole batch
-            raise faults.invalid(f"the model has no token {max(prompt)}", param=job.prompt_field)
+        self._refuse_unknown(prompt, job.prompt_field)
+        biases = {int(token): float(bias) for token, bias in job.extras.get("logit_bias", {}).items()}
+        self._refuse_unknown(biases, "logit_bias")
+        wish = None if job.logprobs is None else Wish(job.logprobs, self._spelling)
         sampling = job.sampling
         limit = min(self._max_length, len(prompt) + (sampling.max_tokens or self._max_length))
         chat = job.messages is not None
@@ -145,13 +164,20 @@ class TransformersEngine:
             self._lead if chat else "",
             len(job.shown),
         )
-        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text)
+        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text, wish, biases)
         return seat, text.push(job.emitted) if job.emitted else ""
+
+    def _refuse_unknown(self, tokens: Collection[int], field: str) -> None:
+        """Refuse token ids that the model does not have: one would fail the whole batch."""
+        highest = max(tokens, default=0)
+        if highest >= self._model.config.get_text_config().vocab_size:
+            raise faults.invalid(f"the model has no token {highest}", param=field)
 
     def _prompt_ids(self, job: Job) -> list[int]:
         from vicuna.prompt import encode_prompt
 
-        self._refuse_hopeless(job)
+        texts = [turn.content for turn in job.messages] if job.messages is not None else [job.prompt or ""]
+        self._refuse_hopeless(sum(map(len, texts)), job.prompt_field)
         if job.messages is not None:
             messages = [Message(turn.role, turn.content) for turn in job.messages]
             try:
@@ -165,12 +191,10 @@ class TransformersEngine:
             raise faults.invalid("the prompt is empty and this tokenizer has no token to begin with", param="prompt")
         return ids
 
-    def _refuse_hopeless(self, job: Job) -> None:
+    def _refuse_hopeless(self, characters: int, field: str) -> None:
         """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""
-        texts = [turn.content for turn in job.messages] if job.messages is not None else [job.prompt or ""]
-        characters = sum(map(len, texts))
         if characters > self._max_length * self._widest_token:
-            raise faults.context_exceeded(f"{characters} characters", self._max_length, job.prompt_field)
+            raise faults.context_exceeded(f"{characters} characters", self._max_length, field)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -180,9 +204,31 @@ class TransformersEngine:
         """Token ids of the job's prompt."""
         return await self._loop.run_in_executor(self._tokenizing, self._prompt_ids, job)
 
+    # ------------------------------------------------------------------------------------- vectors
     async def embed(self, job: EmbedJob) -> Embedded:
         """Vectors of the job's texts."""
-        raise faults.unsupported("model", "this engine has no embeddings")
+        from vicuna.serve.engines.embedding import Texts
+
+        size = self._model.config.get_text_config().hidden_size
+        if job.dimensions not in (None, size):
+            raise faults.unsupported("dimensions", f"this model's vectors have {size} numbers and cannot be shortened")
+        ids = [self._text_ids(tokens) for tokens in job.tokens]
+        for text in job.texts:  # one at a time, so that prompts of others get in between
+            ids.append(await self._loop.run_in_executor(self._tokenizing, self._text_ids, text))
+        async with contextlib.aclosing(self._computed(Texts(ids))) as computed:
+            vectors = await anext(computed)
+        return Embedded(vectors, sum(map(len, ids)))
+
+    def _text_ids(self, text: str | Sequence[int]) -> list[int]:
+        if isinstance(text, str):
+            self._refuse_hopeless(len(text), "input")
+        ids: list[int] = self._tokenizer(text).input_ids if isinstance(text, str) else list(text)
+        if not ids:
+            raise faults.invalid("an empty text has no vector", param="input")
+        if len(ids) > self._max_length:
+            raise faults.context_exceeded(f"{len(ids)} tokens", self._max_length, "input")
+        self._refuse_unknown(ids, "input")
+        return ids
 
     # ------------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
@@ -191,29 +237,36 @@ class TransformersEngine:
         if self._config.engine.threads:
             torch.set_num_threads(self._config.engine.threads)
         while self._take_in():
-            self._step_began = time.monotonic()
-            try:
-                events = self._batcher.step()
-            except Exception as error:
-                log.exception("a step of the model failed")
-                fault = faults.server_error(f"the model failed: {type(error).__name__}", code="engine_failed")
-                events = [(seat, fault) for seat in self._batcher.clear()]
-            self._step_began = None
-            if events:
-                self._loop.call_soon_threadsafe(self._deliver, events)
+            for machine in (self._batcher, self._embedder):
+                if machine.busy:
+                    self._step(machine)
+
+    def _step(self, machine: Any) -> None:
+        self._step_began = time.monotonic()
+        try:
+            events = machine.step()
+        except Exception as error:
+            log.exception("a step of the model failed")
+            fault = faults.server_error(f"the model failed: {type(error).__name__}", code="engine_failed")
+            events = [(work, fault) for work in machine.clear()]
+        self._step_began = None
+        if events:
+            self._loop.call_soon_threadsafe(self._deliver, events)
 
     def _take_in(self) -> bool:
         """Add what has come; with nothing to do, wait for it. False: the engine is to end."""
-        while not (self._batcher.busy and self._intake.empty()):
-            seat = self._intake.get()
-            if seat is None:
+        from vicuna.serve.engines.batching import Seat
+
+        while not ((self._batcher.busy or self._embedder.busy) and self._intake.empty()):
+            work = self._intake.get()
+            if work is None:
                 return False
-            self._batcher.add(seat)
+            (self._batcher if isinstance(work, Seat) else self._embedder).add(work)
         return True
 
-    def _deliver(self, events: list[tuple[Any, Piece | Fault]]) -> None:
-        for seat, item in events:
-            outlet = self._outlets.get(seat)
+    def _deliver(self, events: list[tuple[Any, Any]]) -> None:
+        for work, item in events:
+            outlet = self._outlets.get(work)
             if outlet is not None:
                 outlet.put_nowait(item)
 

@@ -1,0 +1,1 @@
+"""The terminal client: talk to a model behind any OpenAI-compatible address."""
