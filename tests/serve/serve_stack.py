@@ -47,7 +47,7 @@ def get(address: str) -> Any:
 class Command:
     """`python -m vicuna.serve ...` as a process of its own, with its output in a file."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{words[0]}-{len(list(folder.iterdir()))}.log"
         with self.log.open("w") as file:
@@ -57,6 +57,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=os.environ | environment,
             )
 
     def output(self) -> str:
@@ -83,15 +84,16 @@ class Command:
 class Site:
     """A controller and its workers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
+        self.environment = environment
         self.port = free_port()
         self.api = f"http://127.0.0.1:{self.port}"
         self.commands: list[Command] = []
 
     def start(self, *words: str) -> Command:
         """Run a command that is ended with the site."""
-        command = Command(self.folder, *words)
+        command = Command(self.folder, *words, **self.environment)
         self.commands.append(command)
         return command
 
@@ -134,9 +136,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, *flags: str) -> Iterator[Site]:
-    """A site whose controller runs."""
-    made = Site(folder)
+def site(folder: Path, *flags: str, **environment: str) -> Iterator[Site]:
+    """A site whose controller runs; `environment` is set for all its processes."""
+    made = Site(folder, **environment)
     try:
         made.controller(*flags)
         yield made

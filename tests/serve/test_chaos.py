@@ -21,7 +21,8 @@ SPARED = 3
 """So many workers at least are well at any time: chaos must not amount to having no fleet."""
 WORDS = 30
 SCRIPT = "pace: 0.15\n"  # the default rule repeats the question
-CONTROLLER = ("--limits.stall", "3", "--limits.lease", "3")
+CONTROLLER = ("--limits.stall", "3", "--limits.lease", "3", "--limits.attempts", str(WORKERS))
+"""With half of the fleet struck at a time, one answer may well meet three frozen workers in a row."""
 WORKER = ("--engine.slots", "64", "--drain", "1", "--heartbeat", "0.5")
 
 
@@ -50,7 +51,6 @@ class Stack:
         self.ended.append(worker)
 
     def restart(self, number: int) -> None:
-        self.controllers[number].end()
         self.controllers[number] = self.sites[number].start(
             "controller", "--port", str(self.sites[number].port), *CONTROLLER
         )
@@ -136,20 +136,20 @@ async def ask(session: aiohttp.ClientSession, api: str, question: str, tally: Ta
     tally.moved += len(set(workers)) > 1
 
 
-async def client(number: int, stack: Stack, killed: list[int], over: asyncio.Event, tally: Tally) -> None:
+async def client(number: int, stack: Stack, over: asyncio.Event, tally: Tally) -> None:
     """Ask again and again; when the controller is lost, go to the other one and ask from the start."""
     at, count = number % 2, 0
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         while not over.is_set():
             question = " ".join(f"c{number}q{count}w{word}" for word in range(WORDS))
-            kills = killed[at]
+            lives = stack.controllers[at]
             try:
                 await ask(session, stack.sites[at].api, question, tally)
                 count += 1
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if killed[at] == kills and not isinstance(error, aiohttp.ClientConnectorError):
-                    tally.wrong.append(f"the connection broke though nobody killed the controller: {error!r}")
+                if lives.process.poll() is None:
+                    tally.wrong.append(f"the connection broke though its controller lives: {error!r}")
                 tally.cut += 1
                 at = 1 - at
                 await asyncio.sleep(0.2)
@@ -193,21 +193,20 @@ async def havoc(stack: Stack, draw: random.Random, over: asyncio.Event) -> Count
     return done
 
 
-async def kill_controllers(stack: Stack, killed: list[int]) -> None:
+async def kill_controllers(stack: Stack) -> None:
     """The first a third into the time, the second when everybody is at the first again."""
     for number in (0, 1):
         await asyncio.sleep(SECONDS / 3)
-        killed[number] += 1
-        stack.controllers[number].signal(signal.SIGKILL)
+        stack.controllers[number].end()
         await asyncio.sleep(2)
         stack.restart(number)
 
 
 async def storm(stack: Stack, seed: int) -> tuple[Tally, Counter[str]]:
-    tally, over, killed = Tally(), asyncio.Event(), [0, 0]
-    clients = [asyncio.create_task(client(number, stack, killed, over, tally)) for number in range(CLIENTS)]
+    tally, over = Tally(), asyncio.Event()
+    clients = [asyncio.create_task(client(number, stack, over, tally)) for number in range(CLIENTS)]
     havocs = asyncio.create_task(havoc(stack, random.Random(seed), over))
-    kills = asyncio.create_task(kill_controllers(stack, killed))
+    kills = asyncio.create_task(kill_controllers(stack))
     await asyncio.sleep(SECONDS)
     over.set()
     done = await havocs
@@ -219,7 +218,6 @@ async def storm(stack: Stack, seed: int) -> tuple[Tally, Counter[str]]:
 @pytest.mark.slow
 def test_every_client_that_keeps_its_connection_gets_its_whole_answer(stack: Stack) -> None:
     tally, done = asyncio.run(storm(stack, seed=5))
-    print(tally.complete, tally.moved, tally.cut, dict(done))
     assert tally.wrong == []
     assert tally.complete >= CLIENTS
     assert tally.moved > 0

@@ -89,7 +89,7 @@ def test_an_answer_is_ended_at_the_requests_own_deadline(place: Site) -> None:
     until(lambda: place.fleet()["in_flight"] == 0, "the slot to be free")
 
 
-def test_the_last_event_names_both_workers(place: Site) -> None:
+def test_the_last_event_names_all_workers_that_had_a_part(place: Site) -> None:
     place.worker("m", failing("crash", 7))
     place.worker("m", GOOD)
     named: list[list[str]] = []
@@ -97,8 +97,7 @@ def test_the_last_event_names_both_workers(place: Site) -> None:
         with httpx.stream("POST", f"{place.api}/v1/chat/completions", json=ask() | {"stream": True}) as reply:
             rows = [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: {")]
         named += [row["vicuna"]["workers"] for row in rows if "vicuna" in row]
-    assert len(named) == 1
-    assert len(set(named[0])) == 2
+    assert sorted(len(set(each)) for each in named) == [1, 2]  # the first to fail is left alone afterwards
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -238,9 +237,10 @@ def test_load_is_shared_between_equal_workers(place: Site) -> None:
     assert [place.row(worker)["answered"] for worker in workers] == [3, 3]
 
 
-def test_a_worker_that_listens_everywhere_advertises_where_it_can_be_reached(place: Site) -> None:
-    worker = place.worker("m", GOOD, "--host", "0.0.0.0")
-    assert place.row(worker)["address"].startswith("http://127.0.0.1:")
+def test_a_worker_that_listens_everywhere_advertises_where_it_can_be_reached(tmp_path: Path) -> None:
+    with site(tmp_path, VICUNA_FLEET_SECRET="a secret of this test") as place:
+        worker = place.worker("m", GOOD, "--host", "0.0.0.0")
+        assert place.row(worker)["address"].startswith("http://127.0.0.1:")
 
 
 REGISTRATION = {"worker_id": "w-1", "models": [{"name": "m", "max_length": 5}], "capacity": 1}
@@ -252,7 +252,7 @@ REGISTRATION = {"worker_id": "w-1", "models": [{"name": "m", "max_length": 5}], 
         ("http://0.0.0.0:9", "--advertise"),
         (f"http://127.0.0.1:{free_port()}", "cannot reach the worker"),
         ("ftp://x", "address"),
-        ("http://[", "not an address"),
+        ("http://[", "a worker's address is"),
         ("SELF", "another program"),
     ],
 )

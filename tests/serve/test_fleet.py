@@ -52,7 +52,8 @@ def test_a_worker_that_says_it_is_full_is_left_alone_until_its_heartbeat_or_a_qu
     fleet.full(worker)
     assert fleet.dispatch(Ask("a")) is None
     assert fleet.can_serve(Ask("a"))
-    assert fleet.state(worker) == "live" and worker.failures == 0
+    assert fleet.state(worker) == "live"
+    assert worker.failures == 0
     clock.now += 0.25
     fleet.release(take(fleet))
     fleet.full(worker)
@@ -81,11 +82,14 @@ def test_a_ticket_is_given_back_once() -> None:
 def test_a_worker_whose_lease_ends_gets_nothing_even_before_anybody_looks() -> None:
     fleet, clock = fleet_of(registration("w1"))
     clock.now += LEASE
-    assert fleet.dispatch(Ask("a")) is None and not fleet.can_serve(Ask("a"))
+    assert fleet.dispatch(Ask("a")) is None
+    assert not fleet.can_serve(Ask("a"))
     assert list(fleet.models()) == ["a"]  # reading and dispatching take nothing off the list
     assert not fleet.heartbeat(Heartbeat(worker_id="w1"))
     assert [worker.id for worker in fleet.expire()] == ["w1"]
-    assert fleet.models() == {} and fleet.has_seen("a") and not fleet.has_seen("b")
+    assert fleet.models() == {}
+    assert fleet.has_seen("a")
+    assert not fleet.has_seen("b")
 
 
 def test_a_worker_that_comes_back_still_has_what_it_had_in_flight() -> None:
@@ -127,7 +131,8 @@ def test_a_worker_that_fails_is_paused_longer_each_time_until_it_answers() -> No
         fleet.failed(worker, "x")
         pauses.append(worker.retry_at - clock.now)
         fleet.heartbeat(Heartbeat(worker_id="w1"))  # a sign of life does not prove that it can answer
-        assert fleet.dispatch(Ask("a")) is None and not fleet.can_serve(Ask("a"))
+        assert fleet.dispatch(Ask("a")) is None
+        assert not fleet.can_serve(Ask("a"))
         fleet.restore(worker)
     assert pauses == [0.5, 1.0, 2.0, 4.0]
     fleet.release(take(fleet), answered=True)
@@ -160,7 +165,8 @@ def test_what_is_said_about_a_worker_that_has_left_changes_nothing() -> None:
     fleet.full(worker)
     assert fleet.dispatch(Ask("a")) is None
     assert not any((fleet.heartbeat(Heartbeat(worker_id="w1")), fleet.leave("w1"), fleet.drain("w1")))
-    assert fleet.models() == {} and fleet.due_for_probe() == []
+    assert fleet.models() == {}
+    assert fleet.due_for_probe() == []
 
 
 # ------------------------------------------------------------------------------------------- what workers can do
@@ -169,7 +175,8 @@ def test_only_workers_that_can_do_what_is_needed_are_chosen() -> None:
     fleet, _ = fleet_of(registration("w1"), registration("w2", tools, capacity=1))
     ask = Ask("a", needs=frozenset({"tools"}))
     assert chosen(fleet, ask) == ["w2"]
-    assert fleet.dispatch(ask) is None and fleet.can_serve(ask)
+    assert fleet.dispatch(ask) is None
+    assert fleet.can_serve(ask)
     assert fleet.lacks(ask) == frozenset()
     assert fleet.lacks(Ask("a", needs=frozenset({"tools", "images"}))) == {"images"}
     assert fleet.lacks(Ask("nobody", needs=frozenset({"images"}))) == frozenset()
@@ -227,7 +234,8 @@ def test_a_bare_name_changes_to_the_new_version_when_the_last_old_worker_drains(
     )
     assert set(fleet.models()) == {"a", "a@oldoldoldold", "a@v2"}
     assert set(chosen(fleet, times=2)) == {"w1", "w2"}
-    assert chosen(fleet, "a@v2") == ["w3"] and chosen(fleet, "a@oldoldoldold") == ["w1"]
+    assert chosen(fleet, "a@v2") == ["w3"]
+    assert chosen(fleet, "a@oldoldoldold") == ["w1"]
     fleet.drain("w1")
     fleet.failed(member(fleet, "w2"), "a hiccup")
     assert fleet.dispatch(Ask("a")) is None  # still the old version's, which comes back
@@ -235,7 +243,8 @@ def test_a_bare_name_changes_to_the_new_version_when_the_last_old_worker_drains(
     assert chosen(fleet) == ["w2"]
     fleet.heartbeat(Heartbeat(worker_id="w2", draining=True))
     assert chosen(fleet, times=2) == ["w3", "w3"]
-    assert set(fleet.models()) == {"a", "a@v2"} and fleet.has_seen("a@oldoldoldold")
+    assert set(fleet.models()) == {"a", "a@v2"}
+    assert fleet.has_seen("a@oldoldoldold")
 
 
 def test_every_controller_takes_the_version_of_the_oldest_worker() -> None:
@@ -263,6 +272,7 @@ def test_draining_lasts_until_the_worker_registers_again() -> None:
     fleet, _ = fleet_of(registration("w1"))
     fleet.drain("w1")
     fleet.heartbeat(Heartbeat(worker_id="w1", draining=False))
-    assert fleet.state(member(fleet, "w1")) == "draining" and fleet.models() == {}
+    assert fleet.state(member(fleet, "w1")) == "draining"
+    assert fleet.models() == {}
     fleet.join(registration("w1"))
     take(fleet)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,15 @@ rules:
     pace: 0.05
   - match: count
     answer: one two three four five six
+  - match: tools
+    answer: ""
+    tool_calls: [{name: add, arguments: "[1, 2]"}, {name: say}]
   - answer: "you said: {last}"
+"""
+PLAIN = """
+features: [chat]
+rules:
+  - answer: plainly
 """
 
 
@@ -28,6 +38,7 @@ rules:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(tmp_path_factory.mktemp("site"), "--limits.gap", "0.3") as made:
         made.worker("echo", SCRIPT, "--model.max_length", "40", "--engine.slots", "4")
+        made.worker("plain", PLAIN)
         yield made
 
 
@@ -42,8 +53,10 @@ def ask(text: str) -> list[Any]:
 
 
 def test_models_lists_what_is_served(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["echo"]
+    assert [model.id for model in client.models.list()] == ["echo", "plain"]
     assert client.models.retrieve("echo").object == "model"
+    plain: Any = client.models.retrieve("plain")
+    assert (plain.features, plain.max_model_len, len(plain.checkpoint_hash)) == (["chat"], 2048, 64)
     with pytest.raises(openai.NotFoundError, match="echo"):
         client.models.retrieve("gpt-9")
 
@@ -158,15 +171,36 @@ BAD = [
     (b'{"model":"echo","messages":[{"role":"user"}]}', "messages.0.content"),
     (b'{"model":"echo","messages":[{"role":"king","content":"x"}]}', "messages.0.role"),
     (b'{"model":"echo","messages":[{"role":"user","content":3}]}', "messages.0.content"),
-    (b'{"model":"echo","messages":[{"role":"user","content":[{"type":"image_url"}]}]}', "image_url"),
+    (b'{"model":"echo","messages":[{"content":"x"}]}', "messages.0.role"),
+    (b'{"model":"echo","messages":[{"role":"user","content":null}]}', "messages.0.content"),
+    (b'{"model":"echo","messages":[{"role":"user","content":[{"type":"text"}]}]}', "messages.0.content.0.text"),
+    (b'{"model":"echo","messages":7}', "messages"),
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"temperature":"abc"}', "temperature"),
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"temperature":NaN}', "temperature"),
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"max_tokens":-1}', "max_tokens"),
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"n":0}', "n"),
     (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"n":100}', "16 answers"),
-    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"tools":[{}]}', "tools"),
-    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}', "text"),
-    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"logprobs":true}', "logprobs"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"n":20}', "16 answers"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"max_tokens":0}', "max_tokens"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"max_tokens":1e99}', "max_tokens"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"temperature":-1}', "temperature"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"top_p":7}', "top_p"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"top_k":99999999999999999999}', "top_k"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"frequency_penalty":99}', "frequency_penalty"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"stop":3}', "stop"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"stop":[""]}', "stop.0"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"stream":"yes"}', "stream"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"priority":"now"}', "priority"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"tools":[7]}', "tools.0"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"logit_bias":{"no":1}}', "token ids"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"logit_bias":{"5":101}}', "logit_bias.5"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"top_logprobs":3}', "logprobs: true"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"logprobs":true,"top_logprobs":21}', "top_logprobs"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":{}}', "response_format.type"),
+    (b'{"model":"echo","messages":[{"role":"user","content":"x"}],"modalities":["audio"]}', "modalities"),
+    (b'{"model":"' + b"x" * 600 + b'","messages":[{"role":"user","content":"x"}]}', "model"),
+    (b'{"model":"echo","odd":' + b"[" * 100 + b"]" * 100 + b"}", "nests"),
+    (b'{"model":"echo","odd":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "lists"),
     (
         json.dumps({"model": "echo", "messages": ask("x"), "stop": [str(i) for i in range(10_000)]}).encode(),
         "stop: List should have at most 16 items",
@@ -188,34 +222,69 @@ def test_a_wrong_request_is_a_400_that_names_the_field(api: Site, body: bytes, s
     assert reply.headers["x-request-id"]
 
 
+LACKING = [
+    ({"tools": [{"type": "function", "function": {"name": "add"}}]}, "cannot call tools"),
+    ({"messages": [{"role": "tool", "content": "3", "tool_call_id": "a"}]}, "cannot call tools"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "not text"),
+    ({"response_format": {"type": "json_object"}}, "cannot answer in a given format"),
+    ({"logprobs": True}, "cannot give log probabilities"),
+    ({"logit_bias": {"5": 1}}, "cannot change the odds"),
+]
+
+
+@pytest.mark.parametrize(("more", "says"), LACKING)
+def test_what_a_models_engine_lacks_is_refused_in_words(api: Site, more: dict[str, Any], says: str) -> None:
+    body = {"model": "plain", "messages": ask("hi"), **more}
+    for stream in (False, True):
+        reply = httpx.post(f"{api.api}/v1/chat/completions", json=body | {"stream": stream})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unsupported_parameter")
+        assert says in reply.json()["error"]["message"]
+    settled = {"tools": [], "response_format": {"type": "text"}, "logit_bias": {}, "logprobs": False}
+    reply = httpx.post(f"{api.api}/v1/chat/completions", json={"model": "plain", "messages": ask("hi"), **settled})
+    assert reply.json()["choices"][0]["message"]["content"] == "plainly"
+
+
 MILLIONS = [
-    ("chat/completions", b'{"model":"echo","messages":[' + b"0," * 2_000_000 + b"0]}", "messages.0"),
-    ("chat/completions", b'{"model":"echo","messages":[' + b"{}," * 1_300_000 + b"{}]}", "messages.0.role"),
+    ("chat/completions", b'{"model":"echo","messages":[' + b"0," * 2_000_000 + b"0]}", "values"),
+    ("chat/completions", b'{"model":"echo","messages":[' + b"{}," * 1_300_000 + b"{}]}", "values"),
+    ("chat/completions", b'{"model":"echo","messages":[' + b"0," * 290_000 + b"0]}", "messages.0"),
+    ("chat/completions", b'{"model":"echo","messages":[' + b"{}," * 30_000 + b"{}]}", "messages.0.role"),
     (
         "chat/completions",
-        b'{"model":"echo","messages":[{"role":"user","content":[' + b"3," * 2_000_000 + b"3]}]}",
+        b'{"model":"echo","messages":[{"role":"user","content":[' + b"3," * 290_000 + b"3]}]}",
         "content",
     ),
     (
         "chat/completions",
-        b'{"model":"echo","messages":[' + b'{"role":"user","content":""},' * 130_000 + b"0]}",
+        b'{"model":"echo","messages":[' + b'{"role":"user","content":""},' * 20_000 + b"0]}",
         "10000 items",
     ),
-    ("chat/completions", b'{"model":"echo","messages":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}", "not JSON"),
-    ("completions", b'{"model":"echo","prompt":[' + b"5," * 2_000_000 + b'"a"]}', "prompt"),
-    ("completions", b'{"model":"echo","prompt":[' + b"{}," * 1_300_000 + b"0]}", "prompt"),
-    ("completions", b'{"model":"echo","prompt":[' + b'"a",' * 900_000 + b'"a"]}', "2048 items"),
+    ("chat/completions", b'{"model":"echo","messages":' + b"[" * 2_000_000 + b"]" * 2_000_000 + b"}", "lists"),
+    (
+        "chat/completions",
+        json.dumps({"model": "echo", "messages": ask("x"), "logit_bias": {f"x{i}": 1 for i in range(40_000)}}).encode(),
+        "1024 items",
+    ),
+    (
+        "chat/completions",
+        json.dumps({"model": "echo", "messages": ask("x"), "logit_bias": {"x" * 1_000_000: 1}}).encode(),
+        "token ids",
+    ),
+    ("completions", b'{"model":"echo","prompt":[' + b"5," * 290_000 + b'"a"]}', "prompt"),
+    ("completions", b'{"model":"echo","prompt":[' + b"{}," * 30_000 + b"0]}", "prompt"),
+    ("completions", b'{"model":"echo","prompt":[' + b'"a",' * 90_000 + b'"a"]}', "2048 items"),
     ("completions", b'{"model":"echo","prompt":[' + b'"a",' * 900 + b'"a"]}', "16 answers"),
+    ("embeddings", b'{"model":"echo","input":[' + b'"a",' * 3000 + b'"a"]}', "2048 items"),
 ]
 
 
 def test_millions_of_mistakes_in_one_body_are_one_error_and_nobody_loses_a_lease(api: Site) -> None:
-    worker = api.fleet()["workers"][0]["id"]
+    workers = [row["id"] for row in api.fleet()["workers"]]
     for route, body, says in MILLIONS:
         reply = httpx.post(f"{api.api}/v1/{route}", content=body, timeout=60)
         assert (reply.status_code, says in reply.json()["error"]["message"]) == (400, True), reply.text[:300]
         assert len(reply.content) < 1000
-    assert api.fleet()["workers"][0]["id"] == worker
+    assert [row["id"] for row in api.fleet()["workers"]] == workers
     assert "is gone" not in api.commands[0].output()
 
 
@@ -238,10 +307,13 @@ def test_the_reply_tells_request_worker_and_weights(api: Site) -> None:
         reply = httpx.post(
             f"{api.api}/v1/chat/completions", json=body | {"stream": stream}, headers={"x-request-id": "mine-1"}
         )
-        worker = api.fleet()["workers"][0]
+        worker = next(row for row in api.fleet()["workers"] if row["models"][0]["name"] == "echo")
         assert reply.headers["x-request-id"] == "mine-1"
         assert reply.headers["x-vicuna-worker"] == worker["id"]
         assert reply.headers["x-vicuna-checkpoint"] == worker["models"][0]["checkpoint_hash"]
+        last = reply.json() if not stream else json.loads(reply.text.split("data: ")[-2])
+        said = {"workers": [worker["id"]], "checkpoint_hash": worker["models"][0]["checkpoint_hash"], "version": ""}
+        assert last["vicuna"] == said
 
 
 def test_a_client_that_leaves_frees_its_slot_and_stops_the_engine(api: Site) -> None:
@@ -253,8 +325,8 @@ def test_a_client_that_leaves_frees_its_slot_and_stops_the_engine(api: Site) -> 
             )
             until(lambda: api.fleet()["in_flight"] == 1, "the answer to begin")
         until(lambda: api.fleet()["in_flight"] == 0, "the slot to be free")
-        until(lambda: api.fleet()["workers"][0]["load"]["running"] == 0, "the engine to stop")
-    assert api.fleet()["workers"][0]["failures_in_a_row"] == 0
+        until(lambda: all(row["load"]["running"] == 0 for row in api.fleet()["workers"]), "the engine to stop")
+    assert [row["failures_in_a_row"] for row in api.fleet()["workers"]] == [0, 0]
 
 
 def test_many_clients_that_leave_take_no_slot_with_them(api: Site) -> None:
@@ -278,7 +350,7 @@ def test_many_clients_that_leave_take_no_slot_with_them(api: Site) -> None:
 
 
 def test_health_tells_workers_and_models(api: Site) -> None:
-    assert httpx.get(f"{api.api}/health").json() == {"status": "ok", "workers": 1, "models": ["echo"]}
+    assert httpx.get(f"{api.api}/health").json() == {"status": "ok", "workers": 2, "models": ["echo", "plain"]}
 
 
 def test_when_too_many_wait_the_next_is_429_with_retry_after(tmp_path: Path) -> None:
@@ -297,3 +369,161 @@ def test_when_too_many_wait_the_next_is_429_with_retry_after(tmp_path: Path) -> 
         refused = next(reply for reply in replies if reply.status_code == 429)
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert int(refused.headers["retry-after"]) >= 1
+        assert 0 < int(refused.headers["retry-after-ms"]) <= 1000 * int(refused.headers["retry-after"])
+
+
+# ------------------------------------------------------------------------------------------- log probabilities, tools
+def test_log_probabilities_come_whole_and_streamed_in_the_shape_of_each_api(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "echo", "messages": ask("count"), "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    assert whole.content is not None
+    assert "".join(row.token for row in whole.content) == "one two three four five six"
+    assert [len(row.top_logprobs) for row in whole.content] == [2] * 6
+    streamed = [
+        row
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        for row in (chunk.choices[0].logprobs.content or [] if chunk.choices[0].logprobs else [])
+    ]
+    assert [row.model_dump() for row in streamed] == [row.model_dump() for row in whole.content]
+    text = client.completions.create(model="echo", prompt="count", logprobs=1).choices[0]
+    assert text.logprobs is not None
+    assert text.logprobs.text_offset == [0, 3, 7, 13, 18, 23]
+    pieces = [c.choices[0] for c in client.completions.create(model="echo", prompt="count", logprobs=1, stream=True)]
+    offsets = [offset for piece in pieces if piece.logprobs for offset in piece.logprobs.text_offset or []]
+    assert offsets == text.logprobs.text_offset
+
+
+def test_calls_of_tools_come_whole_and_streamed(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    reply = client.chat.completions.create(model="echo", messages=ask("tools"), tools=tools)
+    assert reply.choices[0].finish_reason == "tool_calls"
+    message = reply.choices[0].message
+    assert message.content is None
+    calls = [each.function for each in message.tool_calls or [] if each.type == "function"]
+    assert [(each.name, each.arguments) for each in calls] == [("add", "[1, 2]"), ("say", "{}")]
+    with client.chat.completions.stream(model="echo", messages=ask("tools"), tools=tools) as stream:
+        final = stream.get_final_completion()
+    again = [each.function for each in final.choices[0].message.tool_calls or []]
+    assert [(each.name, each.arguments) for each in again] == [("add", "[1, 2]"), ("say", "{}")]
+    results: Any = [message, {"role": "tool", "tool_call_id": "call_0", "content": "3"}]
+    assert client.chat.completions.create(model="echo", messages=[*ask("tools"), *results]).choices
+
+
+# ------------------------------------------------------------------------------------------- vectors and tokens
+def test_embeddings_take_every_kind_of_input_in_both_encodings(client: openai.OpenAI) -> None:
+    one = client.embeddings.create(model="echo", input="some words")
+    assert (one.usage.prompt_tokens, one.usage.total_tokens) == (2, 2)
+    vector = one.data[0].embedding
+    assert sum(number * number for number in vector) == pytest.approx(1, abs=1e-3)
+    plain = client.embeddings.create(model="echo", input=["a", "some words"], encoding_format="float")
+    assert [row.index for row in plain.data] == [0, 1]
+    assert plain.data[1].embedding == pytest.approx(vector)
+    assert len(client.embeddings.create(model="echo", input=[3, 4]).data) == 1
+    assert len(client.embeddings.create(model="echo", input=[[3], [4, 5]]).data) == 2
+    assert len(client.embeddings.create(model="echo", input="a", dimensions=4).data[0].embedding) == 4
+    with pytest.raises(openai.BadRequestError, match="cannot embed text"):
+        client.embeddings.create(model="plain", input="a")
+    for wrong in ("", [], [""], [[]]):
+        with pytest.raises(openai.BadRequestError, match="input"):
+            client.embeddings.create(model="echo", input=wrong)
+
+
+def test_thousands_of_vectors_hold_nobody_up(api: Site) -> None:
+    async def body() -> tuple[int, int]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            address = f"{api.api}/v1/embeddings"
+            request = {"model": "echo", "input": ["x"] * 2048, "dimensions": 1024}
+            work = asyncio.ensure_future(client.post(address, json=request))
+            looks = 0
+            while not work.done():
+                assert (await client.get(f"{api.api}/health")).status_code == 200
+                looks += 1
+            return len(work.result().json()["data"]), looks
+
+    count, looks = asyncio.run(body())
+    assert count == 2048
+    assert looks > 5
+
+
+def test_tokens_of_a_prompt_and_of_a_chat(api: Site) -> None:
+    for given in ({"prompt": "one two three"}, {"messages": ask("one two three")}):
+        reply = httpx.post(f"{api.api}/tokenize", json={"model": "echo", **given})
+        assert reply.json() == {"tokens": [0, 1, 2], "count": 3, "max_model_len": 40}
+    both = httpx.post(f"{api.api}/tokenize", json={"model": "echo", "prompt": "a", "messages": ask("a")})
+    assert (both.status_code, both.json()["error"]["param"]) == (400, "prompt")
+
+
+# ------------------------------------------------------------------------------------------- times, keys, logs
+def test_a_client_says_how_long_its_answer_is_of_use(api: Site) -> None:
+    body = {"model": "echo", "messages": ask("slow"), "max_tokens": 30}
+    late = httpx.post(f"{api.api}/v1/chat/completions", json=body, headers={"x-vicuna-timeout": "0.3"}, timeout=60)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
+    assert late.headers["x-should-retry"] == "false"
+    for wrong in ("soon", "0", "-3", "nan"):
+        reply = httpx.post(f"{api.api}/v1/chat/completions", json=body, headers={"x-vicuna-timeout": wrong})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "x-vicuna-timeout")
+    until(lambda: api.fleet()["in_flight"] == 0, "the slot to be free")
+
+
+def test_keys_open_what_they_are_for_and_limits_count_what_was_used(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.jsonl"
+
+    def key(name: str, *flags: str) -> str:
+        command = [sys.executable, "-m", "vicuna.serve", "key", "add", name, "--file", str(keys), *flags]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return next(word for word in printed.split() if word.startswith("vk-"))
+
+    chatting = key("chat", "--scopes", "chat", "--models", "echo", "--tokens_per_minute", "1000")
+    embedding = key("embed", "--scopes", "embeddings")
+    made = Site(tmp_path)
+    try:
+        made.controller("--access.keys", str(keys))
+        script = tmp_path / "script.yaml"
+        script.write_text(SCRIPT)
+        engine = ["--engine.kind", "scripted", "--engine.script", str(script)]
+        made.start("worker", "--controllers", made.api, "--names", "echo", "other", *engine)
+        client = httpx.Client(base_url=made.api, headers={"authorization": f"Bearer {chatting}"}, timeout=60)
+        until(lambda: client.get("/v1/models").json()["data"], "the worker")
+        assert [row["id"] for row in client.get("/v1/models").json()["data"]] == ["echo"]
+        body: dict[str, Any] = {"model": "echo", "messages": ask("four words of mine"), "max_tokens": 100}
+        reply = client.post("/v1/chat/completions", json=body)
+        assert reply.json()["usage"]["total_tokens"] == 10
+        assert int(reply.headers["x-ratelimit-remaining-tokens"]) >= 1000 - 105
+        streamed = client.post("/v1/chat/completions", json=body | {"stream": True})
+        assert int(streamed.headers["x-ratelimit-remaining-tokens"]) >= 1000 - 10 - 105  # the first was settled
+        after = client.post("/v1/chat/completions", json=body).headers["x-ratelimit-remaining-tokens"]
+        assert int(after) >= 1000 - 2 * 10 - 105
+        other = client.post("/v1/chat/completions", json=body | {"model": "other"})
+        assert (other.status_code, other.json()["error"]["code"]) == (403, "model_not_allowed")
+        slow = body | {"messages": ask("slow"), "n": 9, "stream": True}
+        with client.stream("POST", "/v1/chat/completions", json=slow) as running:
+            greedy = client.post("/v1/chat/completions", json=body | {"n": 9})
+            assert running.status_code == 200
+        assert (greedy.status_code, greedy.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert int(greedy.headers["retry-after-ms"]) > 0
+        for route, bearer, status in (
+            ("/v1/chat/completions", "", 401),
+            ("/v1/chat/completions", "vk-no-thing", 401),
+            ("/v1/chat/completions", embedding, 403),
+            ("/v1/embeddings", chatting, 403),
+            ("/tokenize", embedding, 403),
+        ):
+            refused = httpx.post(made.api + route, json=body, headers={"authorization": f"Bearer {bearer}".strip()})
+            assert (refused.status_code, set(refused.json()["error"])) == (status, {"message", "type", "param", "code"})
+            assert "www-authenticate" in refused.headers or status == 403
+        assert httpx.get(f"{made.api}/health").status_code == 200
+        assert "four words" not in made.commands[0].output()
+    finally:
+        made.end()
+
+
+def test_prompts_and_answers_are_written_down_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    with site(tmp_path, "--log.prompts", "true", "--log.format", "json") as made:
+        made.worker("echo")
+        body = {"model": "echo", "messages": ask("my little secret"), "stream": True}
+        assert httpx.post(f"{made.api}/v1/chat/completions", json=body).status_code == 200
+        lines = until(lambda: [row for row in made.commands[0].output().splitlines() if "little" in row], "the line")
+        row = json.loads(lines[0])
+        assert row["answer"] == "my little secret"
+        assert row["request_id"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serve_stack import Site, site, until
+from serve_stack import Site, get, site, until
 
 from vicuna.serve import logs
 
@@ -170,27 +170,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]
     words = [sys.executable, "-m", "vicuna.serve", "key", "add", "tester", "--file", str(keys)]
     made = subprocess.run(words, capture_output=True, text=True, check=True)
     key = next(word for word in made.stdout.split() if word.startswith("vk-"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VICUNA_FLEET_SECRET", SECRET)
-        patch.setenv("VICUNA_LOG", "DEBUG")
-        found = Site(folder)
-        try:
-            found.start("controller", "--port", str(found.port), "--access.keys", str(keys), "--log.format", "json")
-            until(lambda: healthy(found), found.commands[0].output())
-            worker = ["--controllers", found.api, "--names", "echo", "--engine.kind", "scripted"]
-            found.start("worker", *worker, "--log.format", "json")
-            until(lambda: "echo" in (healthy(found) or {}).get("models", []), "the worker")
-            yield found, key
-        finally:
-            found.end()
-
-
-def healthy(found: Site) -> Any:
+    found = Site(folder, VICUNA_FLEET_SECRET=SECRET, VICUNA_LOG="DEBUG")
     try:
-        with urllib.request.urlopen(f"{found.api}/health", timeout=5) as reply:
-            return json.loads(reply.read())
-    except (urllib.error.URLError, OSError):
-        return None
+        found.start("controller", "--port", str(found.port), "--access.keys", str(keys), "--log.format", "json")
+        until(lambda: get(f"{found.api}/health"), "the controller")
+        worker = ["--controllers", found.api, "--names", "echo", "--engine.kind", "scripted"]
+        found.start("worker", *worker, "--log.format", "json")
+        until(lambda: "echo" in get(f"{found.api}/health")["models"], "the worker")
+        yield found, key
+    finally:
+        found.end()
 
 
 def ask(stack: tuple[Site, str], name: str, key: str = "", **more: Any) -> tuple[int, bytes]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from serve_tiny import TEXT, tokenizer
 
 pytest.importorskip("torch")
-from vicuna.serve.engines.spelling import Spelling  # noqa: E402
+from vicuna.serve.engines.spelling import Spelling
 
 
 @functools.cache

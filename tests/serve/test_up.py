@@ -1,12 +1,16 @@
 """`python -m vicuna.serve up`: one command starts, supervises and ends a stack; real processes."""
 
 import asyncio
+import json
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -14,9 +18,10 @@ from serve_stack import Command, free_port, get, until
 
 from vicuna.config import load
 from vicuna.errors import ConfigError
-from vicuna.serve.config import StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.config import ControllerConfig, FleetConfig, StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.signing import VARIABLE
 from vicuna.serve.stack_log import lines
-from vicuna.serve.up import threads_each
+from vicuna.serve.up import fleet_secret, threads_each, with_ports
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "serve"
 
@@ -35,7 +40,7 @@ class Up:
         }
         path = folder / "stack.yaml"
         path.write_text(yaml.safe_dump(tree))
-        self.command = Command(folder, "up", "--config", str(path))
+        self.command = Command(folder, "up", str(path))
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.command.process.pid).children(recursive=True)
@@ -92,8 +97,95 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path, ups: list[Up]) -> N
     assert worker is not None
     worker.kill()
     until(lambda: "starting it again" in ups[0].command.output(), "the restart")
-    until(lambda: len((get(f"{ups[0].api}/fleet") or {}).get("workers", [])) == 2, "the worker to join again")
+    until(lambda: len(joined(ups[0].api)) == 2, "the worker to join again")
     assert "killed by SIGKILL" in ups[0].command.output()
+
+
+def joined(api: str) -> set[str]:
+    """The workers on a controller's list; none where it does not answer."""
+    return {row["id"] for row in (get(f"{api}/fleet") or {"workers": []})["workers"]}
+
+
+def test_several_controllers_serve_the_same_workers_and_one_of_them_may_die(tmp_path: Path, ups: list[Up]) -> None:
+    other = free_port()
+    first = {"port": free_port(), "log": {"format": "json"}}
+    ups.append(Up(tmp_path, controllers=[first, {"port": other}]))
+    children = ups[0].ready()
+    assert len(children) == 4
+    apis = [f"http://127.0.0.1:{port}" for port in (first["port"], other)]
+    ready = next(line for line in ups[0].command.output().splitlines() if "ready." in line)
+    assert all(f"{api}/v1" in ready for api in apis)
+    seen = [joined(api) for api in apis]
+    assert seen[0] == seen[1]
+    controller = next(each for each in children if "controller" in each.cmdline())
+    controller.kill()
+    until(lambda: "was killed by SIGKILL; starting it again" in ups[0].command.output(), "the restart")
+    until(lambda: [joined(api) for api in apis] == seen, "the workers to join again")
+    ups[0].command.signal(signal.SIGINT)
+    assert ups[0].command.wait() == 0
+    rows = [json.loads(line) for line in ups[0].command.output().splitlines()]
+    assert {"up", "controller 1", "controller 2", "worker one", "worker two"} == {row["process"] for row in rows}
+    assert all({"time", "level", "message"} <= set(row) for row in rows)
+
+
+def test_a_stack_has_a_secret_of_its_own_that_no_other_process_knows(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path))
+    children = ups[0].ready()
+    found = {child.environ().get(VARIABLE, "") for child in children}
+    assert len(found) == 1
+    secret = found.pop()
+    assert len(secret) >= 32
+    assert not any(secret in " ".join(child.cmdline()) for child in children)
+    models = [{"name": "m", "max_length": 9}]
+    body = {"worker_id": "w-x", "address": "http://127.0.0.1:1", "models": models, "capacity": 1}
+    assert httpx.post(f"{ups[0].api}/fleet/register", json=body).status_code == 401
+    assert secret not in ups[0].command.output()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"controllers": [ControllerConfig(fleet=FleetConfig(secret="secret.txt"))]},
+        {"workers": [WorkerConfig(names=("m",), secret="secret.txt")]},
+    ],
+)
+def test_a_secret_that_the_operator_has_set_is_kept(monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert VARIABLE in fleet_secret(StackConfig())
+    assert fleet_secret(StackConfig(**more)) == {}
+    monkeypatch.setenv(VARIABLE, "the operator's own secret")
+    assert fleet_secret(StackConfig()) == {}
+
+
+def test_workers_take_the_secret_file_of_the_first_controller() -> None:
+    controller = ControllerConfig(port=0, fleet=FleetConfig(secret="secret.txt"))
+    workers = (WorkerConfig(names=("a",)), WorkerConfig(names=("b",), secret="other.txt"))
+    chosen = with_ports(StackConfig(controllers=(controller,), workers=workers, page=False))
+    assert [worker.secret for worker in chosen.workers] == ["secret.txt", "other.txt"]
+    assert chosen.workers[0].controllers == (f"http://127.0.0.1:{chosen.controllers[0].port}",)
+
+
+def test_a_worker_that_was_drained_comes_back_and_that_is_no_alarm(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path))
+    ups[0].ready()
+    worker = ups[0].child("worker")
+    assert worker is not None
+    worker.terminate()
+    until(lambda: "has drained and left; starting it again" in ups[0].command.output(), "the restart")
+    until(lambda: len(joined(ups[0].api)) == 2, "the worker to join again")
+
+
+def test_a_second_signal_ends_the_stack_at_once(tmp_path: Path, ups: list[Up]) -> None:
+    ups.append(Up(tmp_path, stop=300))
+    children = ups[0].ready()
+    for child in children:
+        child.suspend()  # it cannot end by itself
+    ups[0].command.signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert ups[0].command.process.poll() is None
+    ups[0].command.signal(signal.SIGINT)
+    assert ups[0].command.wait() == 0
+    assert not any(child.is_running() for child in children)
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, ups: list[Up]) -> None:

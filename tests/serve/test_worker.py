@@ -30,6 +30,9 @@ rules:
     answer: "{LONG}"
     repeat: 6
     pace: 0.05
+  - match: brief
+    answer: "{LONG}"
+    pace: 0.05
   - match: endless
     answer: "{LONG}"
     repeat: 1000
@@ -100,11 +103,11 @@ def test_a_request_that_finds_a_worker_full_because_of_another_controller_waits_
     with site(tmp_path / "a") as one, site(tmp_path / "b") as two:
         one.worker("m", SCRIPT, "--controllers", one.api, two.api, "--engine.slots", "1")
         until(lambda: two.fleet()["workers"], "the worker to join the second")
-        threads, replies = in_background(one, "long", 3)
-        others, more = in_background(two, "long", 3)
+        threads, replies = in_background(one, "brief", 3)
+        others, more = in_background(two, "brief", 3)
         for thread in [*threads, *others]:
             thread.join(120)
-        assert [said(reply) for reply in [*replies, *more]] == [LONG * 6] * 6
+        assert [said(reply) for reply in [*replies, *more]] == [LONG] * 6
 
 
 def test_a_caller_that_leaves_before_the_first_token_frees_the_room(place: Site) -> None:
@@ -271,8 +274,9 @@ def test_bad_controllers_keep_a_worker_from_no_good_one_and_are_named_once(place
         assert place.row(worker)["id"] == first
         assert said(ask(place, "hi")) == "you said hi"
         for each in bad:
-            lines = [line for line in worker.output().splitlines() if each in line and " worker w-" not in line]
-            assert 1 <= len(lines) <= 3  # what went wrong may change, the same is not said again
+            until(lambda: each in worker.output(), "a word about a bad controller")  # noqa: B023 (asked at once)
+            lines = [line for line in worker.output().splitlines() if each in line]
+            assert len(lines) <= 3  # what goes wrong may change, but the same is not said again
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 0
 

@@ -47,7 +47,7 @@ class WorkerClient:
         }
         call = self._session.post(worker.address + path, data=body, headers=headers, allow_redirects=False)
         async with call as reply:
-            if not self._signer.sealed(signature, reply.headers):
+            if not self._signer.sealed(signature, reply.headers, to=worker.id):
                 raise Impostor(f"{worker.address} does not have this fleet's secret")
             yield reply
 

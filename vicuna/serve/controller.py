@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from vicuna.command import run as run_command
 from vicuna.serve import logs, policies, server, signing, tls, tracing
 from vicuna.serve.access import Access
 from vicuna.serve.addresses import AllowList
+from vicuna.serve.asgi import Sealed
 from vicuna.serve.client import WorkerClient
 from vicuna.serve.config import ControllerConfig
 from vicuna.serve.dispatch import Dispatcher
@@ -88,9 +89,19 @@ def make_app(config: ControllerConfig, tracer: tracing.Tracer) -> tuple[Starlett
             for task in tasks:
                 task.cancel()
 
-    cors = [Middleware(CORSMiddleware, allow_origins=config.access.cors, allow_methods=["*"], allow_headers=["*"])]
-    app = Starlette(lifespan=lifespan, exception_handlers=ERROR_HANDLERS, middleware=cors if config.access.cors else [])
-    return app, Observed(app, tracer, metrics.request)
+    app = Starlette(lifespan=lifespan, exception_handlers=ERROR_HANDLERS, middleware=_cors(config.access.cors))
+    return app, Observed(Sealed(app, signer), tracer, metrics.request)
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """What lets web pages of these origins use the API; nothing unless asked for."""
+    if not origins:
+        return []
+    shown = ["x-request-id", "x-vicuna-worker", "retry-after"]
+    settings = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], expose_headers=shown
+    )
+    return [settings]
 
 
 def _report_end(task: "asyncio.Task[None]") -> None:

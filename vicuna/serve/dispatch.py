@@ -9,8 +9,8 @@ from vicuna.serve.ask import Ask
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.faults import Fault
 from vicuna.serve.fleet import Fleet, Ticket
-from vicuna.serve.line import Kind, Line, Waiter
 from vicuna.serve.protocol import FEATURES, ServedModel
+from vicuna.serve.waiting import Kind, Line, Waiter
 
 SHORTEST_RETRY = 1.0
 LONGEST_RETRY = 60.0

@@ -12,13 +12,14 @@ from vicuna.serve.asgi import ClientGone, request_id
 from vicuna.serve.faults import LONGEST_WORDS, Fault
 
 JSON = "application/json"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 CLIENT_GONE = 499
 """What web servers write down for a client that left; nobody reads it."""
 
 
 def encode(value: Any) -> bytes:
     """JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, become question marks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def as_json(value: object, request: Request, status: int = 200) -> Response:

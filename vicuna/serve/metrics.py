@@ -48,7 +48,7 @@ class Metrics(Exposition):
         labels = (route or OTHER, self._series.models.look_up(model))
         self._series.requests.labels(*labels, str(status)).inc()
         self._series.seconds.labels(*labels).observe(seconds)
-        self._series.totals.requests += 1
+        self._series.totals.requests += bool(model)
         if self._clock() >= self._next_look:
             self._look_for_the_gone()
 
@@ -57,7 +57,7 @@ class Metrics(Exposition):
         self._series.rejected.labels(self._series.reasons.learn(reason)).inc()
 
     def totals(self) -> dict[str, int]:
-        """Sums since the process began: requests, answers, failovers, prompt_tokens, completion_tokens."""
+        """Sums since the process began: requests (that named a model), answers, failovers, and tokens."""
         return self._series.totals.as_dict()
 
     # ------------------------------------------------------------------------------------- the fleet

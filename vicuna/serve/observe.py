@@ -17,8 +17,8 @@ CLIENT_LEFT = 499
 """What web servers write down where the client left before it had its answer."""
 LONGEST_PATH = 200
 """Characters of a path that no route matches; it may be anything."""
-_QUIET = ("/health", "/metrics", "/fleet", "/fleet/heartbeat")
-"""Routes that are asked every second and seldom have anything to tell."""
+_QUIET = ("/health", "/metrics", "/fleet")
+"""Beginnings of routes that are asked every second, or that say themselves what has happened."""
 
 
 class Observed:
@@ -59,7 +59,7 @@ class Observed:
         failed = (entry.error or f"status {status}") if status >= 500 else ""
         entry.span.end(f"{visit.method} {route}".strip(), failed, **{"http.response.status_code": status})
         level = logging.WARNING if status >= 500 else logging.INFO
-        level = logging.DEBUG if route in _QUIET and status < 400 else level
+        level = logging.DEBUG if route.startswith(_QUIET) and status < 400 else level
         if log.isEnabledFor(level):
             log.log(level, visit.word, extra=visit.fields(seconds))
 

@@ -176,16 +176,17 @@ class StreamWriter:
         """The events that come before a choice's own text."""
         said = self._reply.opening()
         first = b"" if said is None else self._event(index, said)
-        return first + self._text(index, self._echo[index]) if self._echo else first
+        return first + self.parts(index, [Part(self._echo[index])]) if self._echo else first
 
     def parts(self, index: int, parts: Sequence[Part]) -> bytes:
         """The events of a choice's next parts, but for its last event."""
+        before, after = self._around.get(index) or self._split(index)
         events = []
         for part in parts:
             if part.logprobs is not None or part.delta is not None:
                 events.append(self._event(index, self._reply.piece(part, self._columns_of(index))))
             elif part.text:
-                events.append(self._text(index, part.text))
+                events.append(before + encode(part.text) + after)
         return b"".join(events)
 
     def closing(self, index: int, finish: str, answer: Answer) -> bytes:
@@ -205,13 +206,12 @@ class StreamWriter:
         usage = {"usage": None} if self._include_usage else {}
         return event({**self._head, "choices": [choice], **usage, **(extra or {})})
 
-    def _text(self, index: int, text: str) -> bytes:
-        around = self._around.get(index)
-        if around is None:
-            whole = self._event(index, self._reply.piece(Part(self._MARK), self._columns_of(index)))
-            before, _, after = whole.rpartition(encode(self._MARK))
-            around = self._around[index] = (before, after)
-        return around[0] + encode(text) + around[1]
+    def _split(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the text in a choice's events."""
+        whole = self._event(index, self._reply.piece(Part(self._MARK), self._columns_of(index)))
+        before, _, after = whole.rpartition(encode(self._MARK))
+        self._around[index] = before, after
+        return before, after
 
     def _columns_of(self, index: int) -> logprobs.Columns:
         if index not in self._columns:

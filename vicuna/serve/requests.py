@@ -23,6 +23,7 @@ MAX_PARTS = 1000
 MAX_PROMPTS = 2048
 MAX_TOOLS = 1000
 MAX_BIASES = 1024
+MAX_DIMENSIONS = 65_536
 LARGEST = 2**31 - 1
 COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` where plain text is continued."""
@@ -231,7 +232,7 @@ class ChatRequest(_AnswerRequest):
         needs = {"chat"}.union(*(message.needs() for message in self.messages))
         if self.tools or self.functions:
             needs.add("tools")
-        if self.response_format and _kind(self.response_format) != "text":
+        if self.response_format is not None and _kind(self.response_format) != "text":
             needs.add("response_format")
         if self.logit_bias:
             needs.add("logit_bias")
@@ -298,7 +299,7 @@ class EmbeddingRequest(_Request):
         | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
     encoding_format: Annotated[Literal["float", "base64"], NullIsDefault] = "float"
-    dimensions: Count | None = None
+    dimensions: Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)] | None = None
 
     def inputs(self) -> list[str | list[int]]:
         """Each text that is to be embedded, as text or as token ids."""

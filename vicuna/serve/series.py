@@ -39,6 +39,7 @@ class Totals:
     """Sums since the process began, for the page about the fleet."""
 
     requests: int = 0
+    """Those that named a model."""
     answers: int = 0
     failovers: int = 0
     prompt_tokens: int = 0

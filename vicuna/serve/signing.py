@@ -42,6 +42,7 @@ LONGEST_NONCE = 64
 _SPAN = 10.0
 _MOST_NONCES = 500_000
 """About 50 MB; more than 8,000 calls per second for the whole window."""
+_GIVE = f"give both the same file or {VARIABLE}"
 USAGE = "usage: python -m vicuna.serve secret FILE\n\nMake a fleet secret: a new file that only its owner can read."
 
 
@@ -124,9 +125,9 @@ class Signer:
         if not self._secret:
             if given is None:
                 return ""
-            raise _refused("the call is signed, but this process has no fleet secret; give it the same", "no_secret")
+            raise _refused(f"the call is signed, but this process has no fleet secret; {_GIVE}", "no_secret")
         if given is None:
-            raise _refused("the call is not signed; this fleet has a secret, and its members need it", "unsigned_call")
+            raise _refused(f"the call is not signed, but this fleet has a secret; {_GIVE}", "unsigned_call")
         stamp, nonce, digest, mac = _parts(given)
         expected = self._mac("call", method, path, headers.get(ADDRESSEE, ""), stamp, nonce, digest)
         if not hmac.compare_digest(mac, expected):
@@ -192,7 +193,7 @@ class Signer:
         return not self._secret or _same(proof, self._mac("proof", nonce, worker_id))
 
     def _mac(self, purpose: str, *parts: str) -> str:
-        """None of the parts can have a line break; the purpose keeps, say, a proof from passing for a call."""
+        """No member signs a part with a line break in it; the purpose keeps a proof, say, from passing for a call."""
         message = "\n".join((purpose, *parts)).encode("utf-8", "surrogateescape")
         return hmac.digest(self._secret, message, "sha256").hex()
 

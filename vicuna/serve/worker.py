@@ -79,7 +79,7 @@ class Worker:
 
     def heartbeat(self) -> Heartbeat:
         """The sign of life."""
-        load = {"running": float(len(self.running)), **self.engine.load()}
+        load = {**self.engine.load(), "running": float(len(self.running))}
         return Heartbeat(worker_id=self.id, draining=self.running.draining, running=len(self.running), load=load)
 
     async def health(self, request: Request) -> Response:
