@@ -125,7 +125,7 @@ class Site:
 
     def row(self, command: Command) -> Any:
         """The fleet's row about the worker that a command started; None when it is not on the list."""
-        printed = [line for line in command.output().splitlines() if " worker w-" in line]
+        printed = until(lambda: [line for line in command.output().splitlines() if " worker w-" in line], "its name")
         name = printed[0].split(" worker ")[1].split()[0]
         return next((row for row in self.fleet()["workers"] if row["id"] == name), None)
 

@@ -17,7 +17,7 @@ from vicuna.errors import ConfigError
 from vicuna.serve.config import EngineConfig, WorkerConfig
 from vicuna.serve.engines.transformers import TransformersEngine, choose_device
 from vicuna.serve.faults import Fault
-from vicuna.serve.protocol import Job, Sampling, Turn
+from vicuna.serve.protocol import EmbedJob, Job, Sampling, Turn
 
 torch = pytest.importorskip("torch")
 CONTEXT = 160
@@ -182,6 +182,68 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path: Path, flags: 
     assert says in lines[0]
 
 
+def test_log_probabilities_are_those_of_the_model_and_spell_the_answer(api: Site, folder: Path) -> None:
+    from vicuna.models.load import load_model
+
+    asked = body("how are you", max_tokens=12, logprobs=True, top_logprobs=20, ignore_eos=True)
+    choice = httpx.post(f"{api.api}/v1/chat/completions", json=asked, timeout=60).json()["choices"][0]
+    rows = choice["logprobs"]["content"]
+    words, ids = prompt_ids(folder, [Message("user", "how are you")])
+    spelled = b"".join(bytes(row["bytes"]) for row in rows).decode("utf-8", "replace")
+    assert spelled.lstrip(" ") == choice["message"]["content"].lstrip(" ")
+    with torch.inference_mode():
+        logits = load_model(folder, torch.float32, "cpu")(torch.tensor([ids])).logits[0, -1]
+    truth = torch.log_softmax(logits, -1).topk(20)
+    assert [row["logprob"] for row in rows[0]["top_logprobs"]] == pytest.approx(truth.values.tolist(), abs=1e-3)
+    assert rows[0]["logprob"] == pytest.approx(float(truth.values[0]), abs=1e-3)  # greedy takes the likeliest
+    named = [bytes(row["bytes"]) for row in rows[0]["top_logprobs"]]
+    assert named[0].decode("utf-8", "replace") == words.decode([int(truth.indices[0])])
+
+
+def test_a_bias_is_obeyed_and_one_on_a_token_that_is_not_there_is_refused(api: Site) -> None:
+    address = f"{api.api}/v1/completions"
+    asked = {"model": "tiny", "prompt": [5, 6], "temperature": 0, "max_tokens": 4, "logprobs": 0}
+    free = httpx.post(address, json=asked, timeout=60).json()["choices"][0]["logprobs"]["tokens"]
+    forced = httpx.post(address, json=asked | {"logit_bias": {"40": 100}}, timeout=60).json()["choices"][0]["logprobs"]
+    assert len(set(forced["tokens"])) == 1
+    assert forced["tokens"] != free
+    wrong = httpx.post(address, json=asked | {"logit_bias": {"99999": 1}}, timeout=60)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "logit_bias")
+
+
+def test_vectors_are_of_length_one_and_a_text_that_is_too_long_is_refused(api: Site, folder: Path) -> None:
+    address = f"{api.api}/v1/embeddings"
+    reply = httpx.post(address, json={"model": "tiny", "input": ["The quick fox", "Hello! " * 20, "hi"]}, timeout=60)
+    vectors = [row["embedding"] for row in reply.json()["data"]]
+    assert [len(each) for each in vectors] == [32, 32, 32]
+    assert [sum(x * x for x in each) for each in vectors] == pytest.approx([1, 1, 1], abs=1e-3)
+    again = httpx.post(address, json={"model": "tiny", "input": "hi"}, timeout=60).json()["data"][0]["embedding"]
+    assert again == pytest.approx(vectors[2], abs=1e-4)
+    for wrong, param, says in (
+        ({"input": ["hi", "word " * 500]}, "input", f"{CONTEXT} tokens"),
+        ({"input": [5, 99999]}, "input", "no token 99999"),
+        ({"input": "hi", "dimensions": 8}, "dimensions", "32 numbers"),
+    ):
+        refused = httpx.post(address, json={"model": "tiny", **wrong}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+        assert says in refused.json()["error"]["message"]
+
+
+def test_tokens_are_those_that_the_engine_reads(api: Site, folder: Path) -> None:
+    reply = httpx.post(f"{api.api}/tokenize", json={"model": "tiny", "messages": body("hi")["messages"]}, timeout=60)
+    assert reply.json()["tokens"] == prompt_ids(folder, [Message("user", "hi")])[1]
+    assert reply.json()["max_model_len"] == CONTEXT
+
+
+def test_settings_that_are_null_take_nobody_down(api: Site) -> None:
+    address = f"{api.api}/v1/chat/completions"
+    for stream in (False, True) * 5:
+        reply = httpx.post(address, json=body("hi", max_tokens=3, stream=stream) | {"temperature": None}, timeout=60)
+        assert reply.status_code == 200
+    (worker,) = api.fleet()["workers"]
+    assert (worker["state"], worker["failures_in_a_row"]) == ("live", 0)
+
+
 # ------------------------------------------------------------------------------------------- the engine by itself
 def config(folder: Path, **engine: Any) -> WorkerConfig:
     model = ModelConfig(path=str(folder), template=TEMPLATE)
@@ -251,6 +313,29 @@ def test_a_prompt_with_tokens_that_the_weights_lack_is_refused_and_the_batch_liv
                 _ = [piece async for piece in engine.generate(bad)]
             assert (caught.value.status, caught.value.param) == (400, "prompt")
             assert [piece async for piece in engine.generate(good)][-1].finish is not None
+        finally:
+            await engine.close()
+
+    asyncio.run(check())
+
+
+def test_many_texts_hold_up_no_answer_for_more_than_a_step(folder: Path) -> None:
+    async def check() -> None:
+        engine = TransformersEngine(config(folder))
+        await engine.start()
+        try:
+            texts = EmbedJob(id="e", model="tiny", tokens=((5, 6, 7, 8) * 10,) * 3000)
+            vectors = asyncio.ensure_future(engine.embed(texts))
+            await asyncio.sleep(0.05)
+            job = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(max_tokens=20, ignore_eos=True))
+            assert [piece async for piece in engine.generate(job)][-1].finish == "length"
+            assert not vectors.done()
+            assert len((await vectors).vectors) == 3000
+            given_up = asyncio.ensure_future(engine.embed(texts))
+            await asyncio.sleep(0.05)
+            given_up.cancel()
+            await asyncio.wait({given_up})
+            assert engine._outlets == {}
         finally:
             await engine.close()
 

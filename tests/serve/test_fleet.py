@@ -61,6 +61,16 @@ def test_a_worker_that_says_it_is_full_is_left_alone_until_its_heartbeat_or_a_qu
     take(fleet)
 
 
+def test_a_worker_that_is_full_again_keeps_no_other_one_waiting() -> None:
+    fleet, clock = fleet_of(registration("w1"), registration("w2"))
+    for name in ("w1", "w2", "w1"):
+        fleet.full(member(fleet, name))
+        clock.now += 0.1
+    clock.now += 0.1
+    assert chosen(fleet, times=2) == ["w2", "w2"]
+    assert fleet.dispatch(Ask("a")) is None
+
+
 def test_a_worker_with_several_models_is_as_full_under_each_name() -> None:
     fleet, _ = fleet_of(registration("w1", served("a"), served("b"), capacity=1), registration("w2", served("b")))
     take(fleet, "a")
@@ -90,6 +100,15 @@ def test_a_worker_whose_lease_ends_gets_nothing_even_before_anybody_looks() -> N
     assert fleet.models() == {}
     assert fleet.has_seen("a")
     assert not fleet.has_seen("b")
+
+
+def test_leases_end_by_the_last_heartbeat_not_by_who_joined_first() -> None:
+    fleet, clock = fleet_of(registration("w1"), registration("w2"))
+    clock.now += 3
+    fleet.heartbeat(Heartbeat(worker_id="w1"))
+    clock.now += 3
+    assert [worker.id for worker in fleet.expire()] == ["w2"]
+    assert chosen(fleet) == ["w1"]
 
 
 def test_a_worker_that_comes_back_still_has_what_it_had_in_flight() -> None:

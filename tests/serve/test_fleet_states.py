@@ -1,8 +1,9 @@
 """Anything may happen to a fleet and to those who wait for it, in any order: no request is lost or served twice."""
 
 import asyncio
+import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -12,15 +13,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vicuna.serve import policies
 from vicuna.serve.ask import Ask
-from vicuna.serve.config import FleetConfig, LimitsConfig
+from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import Fault
 from vicuna.serve.fleet import Fleet, JoinRefused, Ticket, Worker
+from vicuna.serve.policies import LeastLoaded, Lottery, Policy, PowerOfTwo, PrefixAffinity
 from vicuna.serve.protocol import Heartbeat, ServedModel
 
 LIMITS = LimitsConfig(lease=LEASE, queue=4, queue_wait=8.0, gap=1.5)
+POLICIES: list[Callable[[], Policy]] = [
+    LeastLoaded,
+    lambda: PowerOfTwo(random.Random(0)),
+    lambda: Lottery(random.Random(0)),
+    lambda: PrefixAffinity(slack=0.5),
+]
 WORKERS = st.sampled_from([f"w{i}" for i in range(4)])
 MODELS = st.lists(
     st.builds(
@@ -63,17 +70,17 @@ class Request:
 class History(RuleBasedStateMachine):
     """Workers join, leave, crash and hang; clocks jump; clients give up. The machine plays all of them."""
 
-    @initialize(policy=st.sampled_from(["least_loaded", "power_of_two", "lottery", "prefix"]))
-    def begin(self, policy: Any) -> None:
+    @initialize(policy=st.sampled_from(POLICIES))
+    def begin(self, policy: Callable[[], Policy]) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
-        self.fleet = Fleet(LEASE, self.clock, policies.make(FleetConfig(policy=policy)))
+        self.fleet = Fleet(LEASE, self.clock, policy())
         self.dispatcher = Dispatcher(self.fleet, LIMITS, self.clock)
         self.requests: list[Request] = []
         self.listed: set[str] = set()
         self.may_vanish = False
         for worker in ("w0", "w1"):
-            self.fleet.join(registration(worker, served(weights="v1"), capacity=1))
+            self.fleet.join(registration(worker, served(weights="v1"), capacity=1, started=2))
 
     # --------------------------------------------------------------------------------------- workers
     @rule(worker=WORKERS, models=MODELS, capacity=CAPACITIES, started=st.integers(0, 3), port=PORTS)
@@ -127,6 +134,7 @@ class History(RuleBasedStateMachine):
             if late:  # the probe's answer comes when the lease is over
                 self.clock.now += LEASE
             self.fleet.restore(worker)
+            assert not worker.suspended
         self.dispatcher.wake()
         self.settle()
 
@@ -138,7 +146,8 @@ class History(RuleBasedStateMachine):
     def tick(self) -> None:
         """What a controller does ten times a second."""
         self.may_vanish = True
-        assert all(worker.expires <= self.clock.now for worker in self.fleet.expire())
+        over = {worker.id for worker in self.fleet.workers() if self.fleet.state(worker) == "expired"}
+        assert {worker.id for worker in self.fleet.expire()} == over
         self.dispatcher.tick()
         self.settle()
         waiting = [request for request in self.requests if request.task is not None]
@@ -198,10 +207,10 @@ class History(RuleBasedStateMachine):
     # --------------------------------------------------------------------------------------- promises
     @invariant()
     def in_flight_is_what_is_held(self) -> None:
-        held = Counter(request.ticket.worker for request in self.held() if request.ticket)
+        held = Counter(request.ticket.worker.id for request in self.held() if request.ticket)
         assert self.fleet.in_flight == held.total()
-        for worker in {*held, *self.fleet.workers()}:
-            assert worker.in_flight == held[worker] >= 0
+        for worker in self.fleet.workers():
+            assert worker.in_flight == held[worker.id]
 
     @invariant()
     def who_waits_is_in_line(self) -> None:

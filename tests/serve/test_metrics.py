@@ -2,11 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 
+import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from serve_stack import Site, site, until
 
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
@@ -149,6 +153,15 @@ def test_the_fleet_and_its_queue_are_shown_as_they_are() -> None:
     assert 0 < value(found, "vicuna_lease_left_seconds", worker="w-0") <= 5
 
 
+def test_errors_are_counted_by_their_code() -> None:
+    metrics = Metrics()
+    metrics.request("/v1/chat/completions", "echo", 429, 0.1, "rate_limit_exceeded")
+    metrics.request("/v1/chat/completions", "echo", 200, 0.1)
+    found = samples(metrics)
+    assert {dict(labels)["code"] for name, labels in found if name == "vicuna_errors_total"} == {"rate_limit_exceeded"}
+    assert value(found, "vicuna_errors_total", code="rate_limit_exceeded") == 1
+
+
 def test_both_of_prometheus_formats_can_be_read() -> None:
     metrics = Metrics()
     answered(metrics, "echo", "w-1")
@@ -201,3 +214,35 @@ def test_the_scrape_of_a_large_fleet_leaves_the_event_loop_free() -> None:
 
     longest, whole = min(asyncio.run(longest_pause()) for _ in range(3))
     assert longest < max(0.05, whole / 2)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("site")) as made:
+        made.worker("echo")
+        yield made
+
+
+def scraped(address: str) -> Samples:
+    return parsed(httpx.get(f"{address}/metrics", timeout=20).text)
+
+
+def test_a_real_request_is_found_in_the_metrics_of_controller_and_worker(stack: Site) -> None:
+    worker = stack.fleet()["workers"][0]
+    for model in ("echo", "made-up-by-the-client"):
+        body = {"model": model, "messages": [{"role": "user", "content": "one two three"}]}
+        httpx.post(f"{stack.api}/v1/chat/completions", json=body, timeout=20)
+    httpx.get(f"{stack.api}/no/such/route")
+    chat, other = "/v1/chat/completions", {"route": "other", "model": "", "status": "404"}
+    until(lambda: value(scraped(stack.api), "vicuna_requests_total", **other), "the last request to be counted")
+    found = scraped(stack.api)
+    assert value(found, "vicuna_requests_total", route=chat, model="echo", status="200") == 1
+    assert value(found, "vicuna_requests_total", route=chat, model="other", status="404") == 1
+    assert value(found, "vicuna_requests_total", **other) == 1
+    tokens = value(found, "vicuna_completion_tokens_total", model="echo", worker=worker["id"])
+    assert tokens == 3
+    assert value(found, "vicuna_workers", state="live") == 1
+    assert value(found, "vicuna_in_flight", worker=worker["id"]) == 0
+    there = worker["address"]
+    until(lambda: value(scraped(there), "vicuna_worker_answers_total", outcome="finished") == 1, "the worker's count")
+    assert value(scraped(there), "vicuna_worker_tokens_total") == tokens

@@ -15,83 +15,113 @@ from vicuna.serve.config import LimitsConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import MISDIRECTED, Fault
 from vicuna.serve.fleet import Ticket
+from vicuna.serve.metrics import Metrics
 
 
-class Calls:
-    """Puts such questions to the fleet."""
+class Call:
+    """One such question."""
 
-    def __init__(self, dispatcher: Dispatcher, client: WorkerClient, limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        path: str,
+        body: bytes,
+        request_id: str,
+        dispatcher: Dispatcher,
+        client: WorkerClient,
+        limits: LimitsConfig,
+        metrics: Metrics,
+    ) -> None:
+        self._ask = ask
+        self._path = path
+        self._body = body
+        self._request_id = request_id
         self._dispatcher = dispatcher
         self._client = client
         self._limits = limits
+        self._watch = metrics.answer(ask.model)
+        self._avoid: set[str] = set()
+        self._failures: list[str] = []
 
-    async def put(self, ask: Ask, path: str, body: bytes, request_id: str) -> tuple[Mapping[str, Any], Ticket]:
+    async def answer(self) -> tuple[Mapping[str, Any], Ticket]:
         """A worker's reply, and the ticket (given back already) that says whose it is.
 
         Raises:
             Fault: the request is wrong, nobody could answer, or not in time.
         """
         limit = time.monotonic() + self._limits.request
+        tokens: Any = None
         try:
-            async with asyncio.timeout(min(ask.deadline, limit) - time.monotonic()):
-                return await self._put(ask, path, body, request_id)
+            async with asyncio.timeout(min(self._ask.deadline, limit) - time.monotonic()):
+                reply, ticket = await self._somebodys()
+            tokens = reply.get("tokens", 0)
+            return reply, ticket
         except TimeoutError:
-            raise faults.timeout(None if ask.deadline < limit else self._limits.request) from None
+            raise faults.timeout(None if self._ask.deadline < limit else self._limits.request) from None
+        finally:
+            self._watch.ended(tokens if isinstance(tokens, int) else 0, 0, finished=tokens is not None)
 
-    async def _put(self, ask: Ask, path: str, body: bytes, request_id: str) -> tuple[Mapping[str, Any], Ticket]:
-        avoid: set[str] = set()
-        failures: list[str] = []
+    async def _somebodys(self) -> tuple[Mapping[str, Any], Ticket]:
         again = False
-        while len(failures) < self._limits.attempts:
-            ticket = await self._acquire(ask, avoid, failures, again)
+        while len(self._failures) < self._limits.attempts:
+            ticket = await self._ticket(again)
+            self._watch.dispatched(ticket.worker.id)
             again, answered = True, False
             try:
-                reply = await self._call(ticket, path, body, request_id)
+                reply = await self._reply_of(ticket)
                 answered = True
                 return reply, ticket
             except Fault as fault:
-                self._judge(ticket, fault, avoid, failures)
-            except (aiohttp.ClientError, OSError) as error:
-                self._failed(ticket, type(error).__name__, avoid, failures, certain=True)
+                self._judge(ticket, fault)
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                self._failed(ticket, type(error).__name__, "connection")
             finally:
                 self._dispatcher.release(ticket, answered)
-        raise _lost(failures)
+        raise self._lost()
 
-    async def _acquire(self, ask: Ask, avoid: set[str], failures: list[str], again: bool) -> Ticket:
+    async def _ticket(self, again: bool) -> Ticket:
         try:
-            return await self._dispatcher.acquire(ask, avoid, again=again)
+            return await self._dispatcher.acquire(self._ask, self._avoid, again=again)
         except Fault as fault:
-            if failures and fault.status in (404, 503):
-                raise _lost(failures) from fault
+            if self._failures and fault.status in (404, 503):
+                raise self._lost() from fault
             raise
 
-    async def _call(self, ticket: Ticket, path: str, body: bytes, request_id: str) -> Mapping[str, Any]:
+    async def _reply_of(self, ticket: Ticket) -> Mapping[str, Any]:
         """What the worker says; an error that it noticed late comes with status 200."""
-        reply = await self._client.call(ticket.worker, path, body, request_id)
-        if not isinstance(reply, Mapping):
-            raise faults.server_error("the worker sent something that is not of the protocol", 502, "bad_worker_reply")
-        if "error" in reply:
-            raise faults.from_body(int(reply["error"].get("status", 500)), json.dumps(reply).encode())
-        return reply
+        extra = self._watch.headers()
+        async with self._client.post(ticket.worker, self._path, self._body, self._request_id, extra) as reply:
+            content = await reply.read()
+        if reply.status != 200:
+            raise faults.from_body(reply.status, content)
+        said = json.loads(content)  # signs of life stand before it; white space there is JSON
+        if not isinstance(said, dict):
+            raise ValueError("not of the protocol")
+        if "error" in said:
+            raise faults.from_body(int(said["error"].get("status", 500)), content)
+        return said
 
-    def _judge(self, ticket: Ticket, fault: Fault, avoid: set[str], failures: list[str]) -> None:
+    def _judge(self, ticket: Ticket, fault: Fault) -> None:
         """Take note of what a worker said instead of an answer; raises what is the request's own fault."""
         if fault.status == 503 and fault.code == "full":
             self._dispatcher.fleet.full(ticket.worker)
         elif fault.status == 503:  # it takes no new work
-            avoid.add(ticket.worker.id)
+            self._avoid.add(ticket.worker.id)
         elif fault.status in (401, MISDIRECTED):
-            self._failed(ticket, "is not the worker that it was", avoid, failures, certain=True)
+            self._failed(ticket, "is not the worker that it was", "failed")
         elif fault.status >= 500:
-            self._failed(ticket, f"answered with status {fault.status}: {fault}", avoid, failures, certain=False)
+            self._failed(ticket, f"answered with status {fault.status}: {fault}", "engine")
         else:
             raise fault
 
-    def _failed(self, ticket: Ticket, reason: str, avoid: set[str], failures: list[str], *, certain: bool) -> None:
-        avoid.add(ticket.worker.id)
-        failures.append(f"{ticket.worker.id} {reason}")
-        self._dispatcher.fleet.failed(ticket.worker, reason, certain=certain)
+    def _failed(self, ticket: Ticket, reason: str, kind: str) -> None:
+        """Do not ask this worker again; what its engine says may be the request's fault."""
+        worker = ticket.worker
+        self._avoid.add(worker.id)
+        self._failures.append(f"{worker.id} {reason}")
+        self._watch.failover(worker.id, kind)
+        self._dispatcher.fleet.failed(worker, reason, certain=kind != "engine")
 
-
-def _lost(failures: list[str]) -> Fault:
-    return faults.server_error(f"no worker could answer ({'; '.join(failures)})", 502, "worker_failed", retry_after=1.0)
+    def _lost(self) -> Fault:
+        message = f"no worker could answer ({'; '.join(self._failures)})"
+        return faults.server_error(message, 502, "worker_failed", retry_after=1.0)

@@ -333,8 +333,8 @@ class WebConfig:
 class StackConfig:
     """Run controllers, workers and the chat page on this machine, and keep them running."""
 
-    controllers: tuple[ControllerConfig, ...] = (ControllerConfig(),)
-    """The controllers, side by side; each answers the API for all workers."""
+    controllers: tuple[ControllerConfig, ...] = ()
+    """The controllers, side by side; each answers the API for all workers. None given: one with the usual settings."""
     workers: tuple[WorkerConfig, ...] = ()
     """The workers; they join all of this stack's controllers whatever their own `controllers` say."""
     web: WebConfig = field(default_factory=WebConfig)

@@ -76,6 +76,7 @@ class Answer:
         self.ids: list[int] = []
         self._shown: list[str] = []
         self._started = False
+        self._past_text = False
         self._counted = 0
         self._finished = False
         self._reply: aiohttp.ClientResponse | None = None
@@ -130,7 +131,7 @@ class Answer:
             self._reply.close()
 
     async def _next_worker(self) -> Ticket:
-        if self._failed_in_a_row >= self._limits.attempts:
+        if self._failed_in_a_row >= self._limits.attempts or (self._past_text and not self.ids):
             raise self._lost()
         version = self.version if self._started else None
         try:
@@ -224,7 +225,7 @@ class Answer:
             self._started = True
             self._failed_in_a_row = 0
             self._avoid.clear()
-            self._token_at = self._watch.tokens(len(self.ids) - before or len(batch))
+            self._token_at = self._watch.tokens(len(self.ids) - before or sum(bool(part.text) for part in batch))
         return batch, error
 
     def _take(self, row: dict[str, Any]) -> Part:
@@ -234,6 +235,8 @@ class Answer:
             self._shown.append(text)
         if "usage" in row:
             self.prompt_tokens, self._counted = row["usage"]
+        if row.get("delta"):  # what is not text cannot be told to a worker that goes on from text
+            self._past_text = True
         self._finished = finish is not None
         return Part(text, finish, row.get("logprobs"), row.get("delta"))
 

@@ -73,7 +73,7 @@ class Fleet:
         worker.address, worker.engine = registration.address, registration.engine
         worker.models = {model.name: model for model in registration.models}
         worker.capacity, worker.started = registration.capacity, registration.started
-        worker.expires, worker.full_until = now + self._lease, 0.0
+        worker.expires, worker.full_until, worker.elsewhere = now + self._lease, 0.0, 0
         worker.draining, worker.suspended, worker.failures = False, False, 0
         self._add(worker, now)
         return worker

@@ -17,16 +17,17 @@ from vicuna.serve import embeddings, faults, gather, logs, policies
 from vicuna.serve.access import Access, Caller, model_forbidden
 from vicuna.serve.asgi import Stream, read_body, request_id, while_connected
 from vicuna.serve.ask import Ask
-from vicuna.serve.calls import Calls
+from vicuna.serve.calls import Call
 from vicuna.serve.client import WorkerClient
 from vicuna.serve.config import LimitsConfig, LogConfig
 from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.failover import Answer
+from vicuna.serve.fleet import Ticket
 from vicuna.serve.handlers import JSON, as_json
 from vicuna.serve.keyfile import Scope
 from vicuna.serve.metrics import Metrics
 from vicuna.serve.openapi import document
-from vicuna.serve.protocol import Job, ModelT, ServedModel, parse
+from vicuna.serve.protocol import EmbedJob, Job, ModelT, ServedModel, parse
 from vicuna.serve.rates import Admission
 from vicuna.serve.replies import ChatReply, CompletionReply, Reply, served_by
 from vicuna.serve.requests import (
@@ -63,7 +64,6 @@ class Gateway:
     ) -> None:
         self._dispatcher = dispatcher
         self._client = client
-        self._calls = Calls(dispatcher, client, limits)
         self._limits = limits
         self._access = access
         self._metrics = metrics
@@ -202,15 +202,18 @@ class Gateway:
             if not asked.stream:
                 wholes = await while_connected(request.receive, gather.wholes(answers, echo))
                 content = reply.body(wholes, gather.usage(answers, asked.n), answers)
-                return Response(content, 200, self._headers(request, answers, admission), JSON)
+                return Response(
+                    content, 200, _headers(request, answers[0].version, served_by(answers), admission), JSON
+                )
             batches = gather.merged(answers)
             ends.push_async_callback(batches.aclose)
             first = await while_connected(request.receive, anext(batches))
             end = ends.pop_all().aclose
         writer = reply.stream(answers[0].version, asked.include_usage, echo)
         events = gather.events(writer, answers, first, batches, asked.n)
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return Stream(events, "text/event-stream", headers | self._headers(request, answers, admission), end)
+        headers = _headers(request, answers[0].version, served_by(answers), admission)
+        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return Stream(events, "text/event-stream", headers, end)
 
     def _settle(self, admission: Admission, answers: Sequence[Answer], n: int) -> None:
         admission.settle(gather.usage(answers, n).total)
@@ -219,31 +222,21 @@ class Gateway:
                 asked = answer.job.model_dump(include={"messages", "prompt", "tokens"}, exclude_none=True)
                 log.info("asked and answered", extra=logs.fields(prompt=asked, answer=answer.text))
 
-    def _headers(self, request: Request, answers: Sequence[Answer], admission: Admission) -> dict[str, str]:
-        version = answers[0].version
-        return {
-            "x-request-id": request_id(request),
-            "x-vicuna-worker": ",".join(served_by(answers)),
-            "x-vicuna-checkpoint": version.checkpoint_hash if version else "",
-            "x-vicuna-template": version.template_hash if version else "",
-            **admission.headers(),
-        }
-
     # ------------------------------------------------------------------------------------- vectors and token ids
     async def embeddings(self, request: Request) -> Response:
         """A vector for each text."""
         caller, asked, _ = await self._read(request, "embeddings", EmbeddingRequest)
         job = embeddings.job(asked, request_id(request), _name(asked.model))
         ask = self._ask(request, asked, caller, {"embeddings"})
-        admission = self._access.admit(caller, 1 + sum(map(len, job.texts)) // CHARACTERS_PER_TOKEN)
+        guess = sum(map(len, job.texts)) // CHARACTERS_PER_TOKEN + sum(map(len, job.tokens))
+        admission = self._access.admit(caller, guess)
         tokens = 0
         try:
-            put = self._calls.put(ask, "/embed", job.model_dump_json().encode(), job.id)
-            reply, ticket = await while_connected(request.receive, put)
+            reply, ticket = await self._call(request, ask, "/embed", job)
             vectors, tokens = embeddings.vectors(reply, len(job.texts) or len(job.tokens))
         finally:
             admission.settle(tokens)
-        headers = {"x-request-id": job.id, "x-vicuna-worker": ticket.worker.id, **admission.headers()}
+        headers = _headers(request, ticket.model, [ticket.worker.id], admission)
         hashes = {"checkpoint_hash": ticket.model.checkpoint_hash, "version": ticket.model.version}
         parts = embeddings.body(asked, vectors, tokens, {"workers": [ticket.worker.id], **hashes})
         return Stream(parts, JSON, headers, parts.aclose)
@@ -257,10 +250,16 @@ class Gateway:
         job = Job.model_construct(id=request_id(request), model=name, prompt=asked.prompt, messages=messages)
         ask = self._ask(request, asked, caller, needs)
         self._access.admit(caller, 0).settle(0)
-        put = self._calls.put(ask, "/tokenize", job.model_dump_json(exclude_defaults=True).encode(), job.id)
-        reply, ticket = await while_connected(request.receive, put)
+        reply, ticket = await self._call(request, ask, "/tokenize", job)
         tokens = reply["tokens"]
         return as_json({"tokens": tokens, "count": len(tokens), "max_model_len": ticket.model.max_length}, request)
+
+    async def _call(
+        self, request: Request, ask: Ask, path: str, job: Job | EmbedJob
+    ) -> tuple[Mapping[str, Any], Ticket]:
+        content = job.model_dump_json(exclude_defaults=True).encode()
+        call = Call(ask, path, content, job.id, self._dispatcher, self._client, self._limits, self._metrics)
+        return await while_connected(request.receive, call.answer())
 
     # ------------------------------------------------------------------------------------- what they share
     async def _read(self, request: Request, scope: Scope, cls: type[ModelT]) -> tuple[Caller, ModelT, bytes]:
@@ -294,6 +293,19 @@ class Gateway:
 def _name(model: str) -> str:
     """What a worker calls the model; which version is meant is the dispatcher's business."""
     return model.partition("@")[0]
+
+
+def _headers(
+    request: Request, version: ServedModel | None, workers: Sequence[str], admission: Admission
+) -> dict[str, str]:
+    """Headers of a reply: whose it is, and what the caller may still ask for."""
+    return {
+        "x-request-id": request_id(request),
+        "x-vicuna-worker": ",".join(workers),
+        "x-vicuna-checkpoint": version.checkpoint_hash if version else "",
+        "x-vicuna-template": version.template_hash if version else "",
+        **admission.headers(),
+    }
 
 
 def _turns(messages: Sequence[ChatMessage]) -> tuple[Any, ...]:

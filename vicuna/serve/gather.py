@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from vicuna.serve import faults
+from vicuna.serve import faults, logs
 from vicuna.serve.failover import Answer, Part
 from vicuna.serve.faults import Fault
 from vicuna.serve.replies import StreamWriter, Usage, error_event
@@ -80,10 +80,10 @@ async def events(
         async for batch in batches:
             yield written(batch)
     except Fault as fault:
-        yield error_event(fault)
+        yield _broken(fault)
     except Exception:
         log.exception("a stream ended with a mistake of ours")
-        yield error_event(faults.server_error("internal error; the service's log has the details"))
+        yield _broken(faults.server_error("internal error; the service's log has the details"))
     else:
         yield writer.ending(usage(answers, n))
 
@@ -92,6 +92,12 @@ def usage(answers: Sequence[Answer], n: int) -> Usage:
     """Each prompt is counted once, however many answers it has; the `n` answers of a prompt stand together."""
     prompts = sum(answer.prompt_tokens for answer in answers[::n])
     return Usage(prompts, sum(answer.completion_tokens for answer in answers))
+
+
+def _broken(fault: Fault) -> bytes:
+    """The end of a stream that began well; the log has the status that it would have had."""
+    logs.note(error=fault.code or fault.type, status=fault.status)
+    return error_event(fault)
 
 
 async def _whole(answer: Answer, echo: str) -> Whole:

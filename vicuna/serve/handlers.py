@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vicuna.serve import faults
+from vicuna.serve import faults, logs
 from vicuna.serve.asgi import ClientGone, request_id
 from vicuna.serve.faults import LONGEST_WORDS, Fault
 
@@ -28,6 +28,7 @@ def as_json(value: object, request: Request, status: int = 200) -> Response:
 
 
 def _refusal(request: Request, fault: Fault) -> Response:
+    logs.note(error=fault.code or fault.type)
     headers = {"x-request-id": request_id(request), **fault.headers()}
     return Response(fault.encoded(), fault.status, headers, JSON)
 

@@ -12,6 +12,7 @@ import queue
 import re
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ LONGEST = 8192
 """Characters of a message, of one value, and of a traceback; what is longer is cut, and says so."""
 BACKLOG = 10_000
 """Lines that may wait to be written; while nobody reads them, further ones are dropped and counted."""
+GATHER = 0.02
+"""Seconds in which lines gather, so that they are written together."""
 LAST_WORDS = 2.0
 """Seconds that the end of the process waits for the last lines to be written."""
 
@@ -140,13 +143,16 @@ class _TextFormatter(_Formatter):
         return redacted("\n".join([" ".join([head, *pairs]), *trace]))
 
 
+_NEEDS_QUOTES = re.compile(r'[\s="]')
+
+
 def _text_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return ",".join(_text_value(each) for each in value)
     text = _one_line(str(value))
-    return json.dumps(text, ensure_ascii=False) if re.search(r'[\s="]', text) else text
+    return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 
 class _JsonFormatter(_Formatter):
@@ -200,16 +206,24 @@ class _Writer(logging.Handler):
             self.handleError(record)
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        more = True
+        while more:
+            lines = [self._lines.get()]
+            time.sleep(GATHER)
+            lines += [self._lines.get() for _ in range(self._lines.qsize())]
+            more = None not in lines
             try:
-                self._stream.write(line)
+                self._stream.write("".join(filter(None, lines)))
                 self._stream.flush()
             except (OSError, ValueError):  # nobody reads any more, and there is no other place to say it
                 return
-            if self._dropped:
-                count, self._dropped = self._dropped, 0
-                text = "%d lines are missing here: nobody read them in time"
-                self.emit(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (count,), None))
+            self._mention_dropped()
+
+    def _mention_dropped(self) -> None:
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            text = "%d lines are missing here: nobody read them in time"
+            self.emit(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (count,), None))
 
     def close(self) -> None:
         """Write what waits; `logging` calls this at the end of the process."""

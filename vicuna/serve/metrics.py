@@ -36,7 +36,7 @@ class Metrics(Exposition):
         """The watch over one answer that begins now."""
         return AnswerWatch(self._series, model)
 
-    def request(self, route: str, model: str, status: int, seconds: float) -> None:
+    def request(self, route: str, model: str, status: int, seconds: float, error: str = "") -> None:
         """A request was answered.
 
         Args:
@@ -44,17 +44,16 @@ class Metrics(Exposition):
             model: as the client named it; "" where it named none.
             status: of HTTP, or 499 where the client left.
             seconds: from its arrival to its reply's end.
+            error: code of the error that it was answered with; "" where there was none.
         """
         labels = (route or OTHER, self._series.models.look_up(model))
         self._series.requests.labels(*labels, str(status)).inc()
         self._series.seconds.labels(*labels).observe(seconds)
+        if error:
+            self._series.errors.labels(self._series.codes.learn(error)).inc()
         self._series.totals.requests += bool(model)
         if self._clock() >= self._next_look:
             self._look_for_the_gone()
-
-    def rejected(self, reason: str) -> None:
-        """A request was refused because of a limit; the reason is the error's code."""
-        self._series.rejected.labels(self._series.reasons.learn(reason)).inc()
 
     def totals(self) -> dict[str, int]:
         """Sums since the process began: requests (that named a model), answers, failovers, and tokens."""

@@ -25,13 +25,13 @@ class Observed:
     """An ASGI application, watched."""
 
     def __init__(
-        self, app: ASGIApp, tracer: Tracer = NOBODY, record: Callable[[str, str, int, float], None] | None = None
+        self, app: ASGIApp, tracer: Tracer = NOBODY, record: Callable[[str, str, int, float, str], None] | None = None
     ) -> None:
         """
         Args:
             app: a Starlette application.
             tracer: where spans begin.
-            record: called after each request with its route, model, status and seconds (`Metrics.request`).
+            record: called after each request with its route, model, status, seconds and error (`Metrics.request`).
         """
         self._app = app
         self._tracer = tracer
@@ -55,7 +55,7 @@ class Observed:
         entry, seconds = visit.entry, time.monotonic() - visit.began
         route, status = visit.route, visit.outcome
         if self._record is not None:
-            self._record(route, entry.model, status, seconds)
+            self._record(route, entry.model, status, seconds, entry.error)
         failed = (entry.error or f"status {status}") if status >= 500 else ""
         entry.span.end(f"{visit.method} {route}".strip(), failed, **{"http.response.status_code": status})
         level = logging.WARNING if status >= 500 else logging.INFO

@@ -38,6 +38,12 @@ STATUSES = {
     503: "No worker is there at the moment.",
     504: "The answer took too long.",
 }
+EVENT = {
+    "type": "object",
+    "description": "`data` is a chunk of the reply as JSON; an ErrorBody where the reply broke off; at the end [DONE].",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
 _ASK = (400, 401, 403, 404, 408, 413, 429, 431, 500, 502, 503, 504)
 _LOOK = (401, 403, 500)
 _REPORT = (400, 401, 403, 404, 408, 409, 413, 431, 500)
@@ -187,7 +193,7 @@ def _reply(operation: Operation) -> dict[str, Any]:
     else:
         kinds = {"application/json": _schema(operation.gives)}
     if operation.stream:
-        kinds["text/event-stream"] = {"schema": {"type": "string"}}
+        kinds["text/event-stream"] = {"schema": EVENT}
     return {"description": operation.summary, "content": kinds, "headers": _headers()}
 
 

@@ -154,7 +154,8 @@ class Membership:
 
     async def _post(self, what: str, message: BaseModel, seconds: float) -> Any:
         path, body = f"/fleet/{what}", message.model_dump_json().encode()
-        headers = {"content-type": "application/json", **self._signer.headers("POST", path, body)}
+        signature = self._signer.headers("POST", path, body)
+        headers = {"content-type": "application/json", **signature}
         timeout = aiohttp.ClientTimeout(total=seconds)
         call = self._session.post(
             self.controller + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
@@ -165,8 +166,10 @@ class Membership:
                 content += part
                 if len(content) > LONGEST_REPLY:
                     raise _no_controller("its reply has no end")
-        if reply.status != 200:
+        if reply.status != 200:  # also from a controller that has another secret, and says so
             raise _refusal(reply.status, content)
+        if not self._signer.sealed(signature, reply.headers):
+            raise _no_controller("it does not have this fleet's secret")
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:

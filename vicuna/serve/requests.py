@@ -65,6 +65,11 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
 Tokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Bias = Annotated[Finite, Field(ge=-100, le=100)]
+Biases = Annotated[
+    dict[str, Bias],
+    BeforeValidator(_refuse_many),
+    Field(json_schema_extra={"maxProperties": MAX_BIASES, "propertyNames": {"pattern": "^[0-9]{1,9}$"}}),
+]
 Object = dict[str, Any]
 Tools = Annotated[list[Object], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
@@ -79,7 +84,7 @@ class ContentPart(BaseModel):
 class ChatMessage(BaseModel):
     """A message as clients send it."""
 
-    role: str
+    role: Annotated[str, Field(json_schema_extra={"enum": list(ROLES)})]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: Tools | None = None
     function_call: Object | None = None
@@ -154,7 +159,7 @@ class _AnswerRequest(_Request):
     frequency_penalty: Annotated[Finite, Field(ge=-2, le=2), NullIsDefault] = 0.0
     repetition_penalty: Annotated[Finite, Field(ge=0.01, le=10), NullIsDefault] = 1.0
     ignore_eos: Flag = False
-    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_refuse_many)] | None = None
+    logit_bias: Biases | None = None
 
     def sampling(self, seed: int) -> Sampling:
         """The settings for one answer."""
@@ -200,7 +205,7 @@ class ChatRequest(_AnswerRequest):
     parallel_tool_calls: bool | None = None
     functions: Tools | None = None
     function_call: str | Object | None = None
-    response_format: Object | None = None
+    response_format: Annotated[Object, Field(json_schema_extra={"required": ["type"]})] | None = None
     logprobs: Flag = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     modalities: list[str] | None = None
@@ -308,6 +313,8 @@ class EmbeddingRequest(_Request):
 
 class TokenizeRequest(_Request):
     """POST /tokenize: a prompt, or messages as an engine would read them."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]})
 
     prompt: str | None = None
     messages: Messages | None = None

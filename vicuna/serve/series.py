@@ -78,7 +78,7 @@ class Series:
         self.seconds = histogram(
             "vicuna_request_seconds", "From a request's arrival to its reply's end.", _DURATIONS, "route", "model"
         )
-        self.rejected = counter("vicuna_rejected", "Requests refused because of a limit, by error code.", "reason")
+        self.errors = counter("vicuna_errors", "Requests refused, failed or broken off, by error code.", "code")
         self.answers = counter("vicuna_answers", "Answers that ended; a request may have several.", "model", "outcome")
         self.queue = histogram("vicuna_queue_seconds", "Waiting for a worker.", _WAITS, "model")
         self.first_token = histogram(
@@ -100,7 +100,7 @@ class Series:
         self.failovers = counter(
             "vicuna_failovers", "Answers that a worker did not finish, by what happened.", "model", "worker", "kind"
         )
-        self.models, self.reasons, self.kinds = Values(), Values(), Values()
+        self.models, self.codes, self.kinds = Values(), Values(), Values()
         self.totals = Totals()
         self._of_workers: dict[tuple[str, str], WorkerSeries] = {}
 

@@ -77,7 +77,9 @@ class _NoCancellations(logging.Filter):
     """Drops uvicorn's tracebacks of requests that it cancelled itself at the end; it also says how many they were."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return False
+        return not record.getMessage().rstrip().endswith("CancelledError")  # the same, as text, of its lifespan
 
 
 _no_cancellations = _NoCancellations()

@@ -38,10 +38,10 @@ class AnswerWatch:
         return self._span.headers()
 
     def tokens(self, count: int) -> float:
-        """So many tokens have come; returns the time on the monotonic clock."""
+        """So many tokens have come (0: only the news that it has ended); returns the time on the monotonic clock."""
         now = time.monotonic()
         here, last = self._here, self._last
-        if here is not None:
+        if here is not None and count:
             if last is None:
                 self._first(here, now - self._began)
             else:

@@ -20,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Results:
 
     def add(self, system: str, what: str, run: dict[str, Any]) -> None:
         self.rows.append({"system": system, "what": what, **run})
+        print(f"{time.strftime('%H:%M:%S')} {system}: {what}", file=sys.stderr)
         if run["errors"]:
             print(f"errors: {system}, {what}: {run['errors']}", file=sys.stderr)
 

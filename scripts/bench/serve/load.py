@@ -20,6 +20,8 @@ from typing import Any
 import uvloop
 
 END = b"0\r\n\r\n"
+PATIENCE = 30.0
+"""Seconds for an answer."""
 
 
 @dataclass
@@ -108,9 +110,10 @@ class Client:
         """One request; `since` is when it was due."""
         try:
             connection = await self._connection()
-            reply = await connection.ask(self._request)
-        except OSError as error:
-            self.tally.errors[str(error)] += 1
+            async with asyncio.timeout(None if self._options.hold else PATIENCE):
+                reply = await connection.ask(self._request)
+        except OSError as error:  # TimeoutError is one too
+            self.tally.errors[str(error) or type(error).__name__] += 1
             return
         self._check(reply, connection, since, time.perf_counter())
         self._idle.append(connection)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -64,7 +64,10 @@ class Stack:
         self._folder = tempfile.TemporaryDirectory(prefix="bench-serve-")
         self.folder = Path(self._folder.name)
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> Self:
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(143)
+        )  # so that nothing outlives a script that is told to stop
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -97,13 +97,21 @@ class Connection(asyncio.Protocol):
             seal = self._stub.signer.seal({SIGNATURE: signed[1].decode()}, self._stub.worker_id(self._host))
             extra = "".join(f"{name}: {value}\r\n" for name, value in seal.items()).encode()
         if route == "/generate":
-            self._pieces(b"application/x-ndjson", [b'{"prompt_tokens":1}\n', *_ours(tokens)], extra, b"\n")
+            self._pieces(b"application/x-ndjson", _ours(tokens), extra, b"\n")
         elif route == "/worker_generate_stream":
             self._pieces(b"text/plain", _fastchat(tokens), extra, b"")
         elif route == "/v1/chat/completions" and b'"stream": true' in body:
             self._pieces(b"text/event-stream", _openai(tokens), extra, b"")
+        elif route == "/worker_generate" and self._stub.pace:
+            self._stub.running += 1
+            self._end = asyncio.get_running_loop().call_later(tokens * self._stub.pace, self._finish, route, tokens)
         else:
             self._whole(json.dumps(self._value(route, path, tokens)).encode(), extra)
+
+    def _finish(self, route: str, tokens: int) -> None:
+        self._end = None
+        self._stub.running -= 1
+        self._whole(json.dumps(self._value(route, route, tokens)).encode(), b"")
 
     def _value(self, route: str, path: str, tokens: int) -> Any:
         if route == "/health":
@@ -158,7 +166,8 @@ class Connection(asyncio.Protocol):
 
 def _ours(tokens: int) -> list[bytes]:
     first = [b'{"text":"x ","ids":[%d]}\n' % place for place in range(tokens - 1)]
-    return [*first, b'{"text":"x ","ids":[%d],"finish":"length"}\n' % (tokens - 1)]
+    rows = [*first, b'{"text":"x ","ids":[%d],"finish":"length"}\n' % (tokens - 1)]
+    return [b'{"prompt_tokens":1}\n' + rows[0], *rows[1:]]
 
 
 def _usage(tokens: int) -> dict[str, int]:
