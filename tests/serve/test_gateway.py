@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -527,3 +528,18 @@ def test_prompts_and_answers_are_written_down_only_where_that_is_asked_for(tmp_p
         row = json.loads(lines[0])
         assert row["answer"] == "my little secret"
         assert row["request_id"]
+
+
+def test_vectors_and_tokens_come_from_another_worker_where_one_has_died(tmp_path: Path) -> None:
+    with site(tmp_path) as made:
+        first, _ = made.worker("echo"), made.worker("echo")
+        first.signal(signal.SIGKILL)
+        for number in range(6):
+            vectors = httpx.post(f"{made.api}/v1/embeddings", json={"model": "echo", "input": f"text {number}"})
+            tokens = httpx.post(f"{made.api}/tokenize", json={"model": "echo", "prompt": "a b"})
+            assert (vectors.status_code, tokens.status_code) == (200, 200)
+        assert made.fleet()["in_flight"] == 0
+        made.commands[2].signal(signal.SIGKILL)
+        lost = httpx.post(f"{made.api}/v1/embeddings", json={"model": "echo", "input": "x"}, timeout=60)
+        assert lost.status_code in (502, 503)
+        assert lost.json()["error"]["code"] in ("worker_failed", "no_worker")

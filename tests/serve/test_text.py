@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
-from hypothesis import assume, strategies as st
+from hypothesis import strategies as st
 from serve_tiny import tokenizer
 
 from vicuna.serve.text import AnswerText, Detokenizer, StopScanner

@@ -12,8 +12,10 @@ from vicuna.serve.fleet import Worker
 from vicuna.serve.protocol import ADDRESSEE
 from vicuna.serve.signing import Signer
 
-PROBE_TIMEOUT = 2.0
-"""Seconds that a worker may take to say how it is."""
+PROBE = aiohttp.ClientTimeout(total=2.0)
+"""How long a worker may take to say how it is."""
+MOST_OF_HEALTH = 65_536
+"""Bytes that are read of what it says."""
 
 
 class Impostor(aiohttp.ClientError):
@@ -70,11 +72,13 @@ class WorkerClient:
         Raises:
             aiohttp.ClientError, TimeoutError, OSError, ValueError: nothing answers there, or the worker is not well.
         """
-        nonce = self._signer.nonce()
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
-        async with self._session.get(f"{address}/health", params={"nonce": nonce}, timeout=timeout, allow_redirects=False) as reply:
+        nonce, content = self._signer.nonce(), b""
+        call = self._session.get(f"{address}/health", params={"nonce": nonce}, timeout=PROBE, allow_redirects=False)
+        async with call as reply:
             if reply.status != 200:
                 raise ValueError(f"status {reply.status}")
-            body = json.loads(await reply.content.read(65_536))
+            while len(content) < MOST_OF_HEALTH and (more := await reply.content.readany()):
+                content += more
+        body = json.loads(content)
         found = str(body.get("worker_id", "")) if isinstance(body, dict) else ""
         return found if found and self._signer.proves(nonce, found, str(body.get("proof", ""))) else None

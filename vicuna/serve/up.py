@@ -65,7 +65,7 @@ def with_ports(config: StackConfig) -> StackConfig:
 
         controllers = tuple(
             replace(each, port=free(each.host, each.port, f"`port` of controller {number} in the stack's file"))
-            for number, each in enumerate(config.controllers, 1)
+            for number, each in enumerate(config.controllers or (ControllerConfig(),), 1)
         )
         web = config.web
         if config.page:
