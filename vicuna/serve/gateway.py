@@ -25,13 +25,13 @@ from vicuna.serve.failover import Answer
 from vicuna.serve.fleet import Ticket
 from vicuna.serve.handlers import JSON, as_json
 from vicuna.serve.keyfile import Scope
+from vicuna.serve.messages import ChatMessage
 from vicuna.serve.metrics import Metrics
 from vicuna.serve.openapi import document
 from vicuna.serve.protocol import EmbedJob, Job, ModelT, ServedModel, parse
 from vicuna.serve.rates import Admission
 from vicuna.serve.replies import ChatReply, CompletionReply, Reply, served_by
 from vicuna.serve.requests import (
-    ChatMessage,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,

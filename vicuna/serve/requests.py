@@ -12,30 +12,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, PydanticUseDefault, from_json
 
 from vicuna.serve.faults import Fault, invalid, unsupported
-from vicuna.serve.protocol import Finite, Sampling, Turn
+from vicuna.serve.messages import Messages, Object, Tools
+from vicuna.serve.protocol import Finite, Sampling
 
 LONGEST_MODEL = 500
 """Characters of a model's name with its version."""
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
-MAX_MESSAGES = 10_000
-MAX_PARTS = 1000
 MAX_PROMPTS = 2048
-MAX_TOOLS = 1000
 MAX_BIASES = 1024
 MAX_DIMENSIONS = 65_536
 LARGEST = 2**31 - 1
 COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` where plain text is continued."""
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "user",
-    "function": "user",
-}
-"""Roles of messages, and what they are to an engine that knows text alone."""
 PASSED = {
     "tools": ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
     "response_format": ("response_format",),
@@ -70,59 +59,6 @@ Biases = Annotated[
     BeforeValidator(_refuse_many),
     Field(json_schema_extra={"maxProperties": MAX_BIASES, "propertyNames": {"pattern": "^[0-9]{1,9}$"}}),
 ]
-Object = dict[str, Any]
-Tools = Annotated[list[Object], Field(max_length=MAX_TOOLS, fail_fast=True)]
-
-
-class ContentPart(BaseModel):
-    """A part of a message's content."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(BaseModel):
-    """A message as clients send it."""
-
-    role: Annotated[str, Field(json_schema_extra={"enum": list(ROLES)})]
-    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
-    tool_calls: Tools | None = None
-    function_call: Object | None = None
-
-    def needs(self) -> set[str]:
-        """What an engine must be able to do beside reading text."""
-        needs = {"tools"} if self.role in ("tool", "function") or self.tool_calls or self.function_call else set()
-        if isinstance(self.content, list) and any(part.type != "text" for part in self.content):
-            needs.add("images")
-        return needs
-
-    def turn(self, index: int) -> Turn:
-        """The message's text.
-
-        Raises:
-            Fault: a role that nobody knows, or no content.
-        """
-        role = ROLES.get(self.role)
-        where = f"messages.{index}"
-        if role is None:
-            raise invalid(f"{where}.role is one of {', '.join(ROLES)}; got {self.role[:50]!r}", param=f"{where}.role")
-        if isinstance(self.content, str):
-            return Turn.model_construct(role=role, content=self.content)
-        if self.content is None and not (role == "assistant" and self.needs()):
-            raise invalid(f"{where}.content is missing", param=f"{where}.content")
-        return Turn.model_construct(role=role, content="".join(self._texts(where)))
-
-    def _texts(self, where: str) -> list[str]:
-        texts = []
-        for place, part in enumerate(self.content or ()):
-            if isinstance(part, ContentPart) and part.type == "text":
-                if part.text is None:
-                    raise invalid(f"{where}.content.{place}.text is missing", param=f"{where}.content.{place}.text")
-                texts.append(part.text)
-        return texts
-
-
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class StreamOptions(BaseModel):

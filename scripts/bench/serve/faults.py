@@ -4,9 +4,10 @@
     .venv/bin/python scripts/bench/serve/faults.py --quick                              (ours alone, 1 minute)
 
 Ours has real workers with the scripted engine; FastChat's controller and API server have workers that are stubs of the
-same pace, so its figures are those of its control plane, and faults in its workers are not tried. Answers have 60 words, one each 50 ms. "Lost" are answers that
-should have come and did not. A bystander talks to another model, which has its own worker, ten times a second: its
-slowest answer is shown beside what it usually takes. FastChat is given up on after `--patience` seconds.
+same pace, so its figures are those of its control plane, and faults in its workers are not tried. Answers have 60
+words, one each 50 ms. "Lost" are answers that should have come and did not. A bystander talks to another model, which
+has its own worker, ten times a second: its slowest answer is shown beside what it usually takes. A client gives up
+after `--patience` seconds.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import aiohttp
 from stacks import FastChat, Ours, get, until
+from stub import DETAILS, LOOKS
 from talk import Heard, Talker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
@@ -291,14 +293,13 @@ async def odd_bodies(made: System, talker: Talker) -> Row:
 async def hostile_worker(made: System, talker: Talker) -> Row:
     """Somebody without the secret registers a worker for the model and waits for other people's prompts."""
     caught: list[bytes] = []
+    charm = json.dumps(DETAILS | {"queue_length": -1_000_000, "conv": LOOKS, "status": "ok", "worker_id": "w-evil",
+                                  "text": "evil", "usage": {}, "finish_reason": "stop"}).encode()  # fmt: skip
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, ValueError):
             caught.append(await asyncio.wait_for(reader.read(65536), 5))
-            status = (
-                b'{"model_names": ["lab"], "speed": 1, "queue_length": -1000000, "status": "ok", "worker_id": "w-evil"}'
-            )
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(status), status))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(charm), charm))
             await writer.drain()
         writer.close()
 
@@ -315,7 +316,8 @@ async def hostile_worker(made: System, talker: Talker) -> Row:
             status = reply.status
         heard = [await talker.ask("quick mysecret", max_tokens=1, stream=False, patience=5) for _ in range(10)]
     stolen = sum(b"mysecret" in each for each in caught)
-    said = f"registration: {status}; prompts that it got: {stolen}"
+    given = sum(each.text == "evil" for each in heard)
+    said = f"registration: {status}; prompts that it got: {stolen}, answers that it gave: {given}"
     return replace(
         row(made, "a stranger registers as a worker, then 10 requests", heard, max(each.seconds for each in heard), 10),
         outcome=said,

@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,18 +135,19 @@ def grown(samples: Sequence[Sample], name: str, minutes: float, what: str = "mb"
     return late / early - 1
 
 
-def at_rest(stack: Ours) -> dict[str, Any]:
-    """What is still held when nobody asks any more; waits until it is nothing, or half a minute."""
+def at_rest(stack: Ours, before: Mapping[str, Sample]) -> dict[str, Any]:
+    """What is still held when nobody asks any more; waits a minute for it to be nothing."""
 
     def held() -> dict[str, Any]:
         fleet = get(f"{stack.fleet}/fleet") or {"workers": [], "in_flight": -1, "waiting": {}}
-        running = [get(f"{row['address']}/health") for row in fleet["workers"] if row["state"] == "live"]
-        return {"in flight": fleet["in_flight"], "waiting": sum(fleet["waiting"].values()),
-                "running": sum(int(each["load"]["running"]) for each in running if each)}  # fmt: skip
+        health = [get(f"{row['address']}/health") for row in fleet["workers"] if row["state"] == "live"]
+        running = sum(int(each["load"]["running"]) for each in health if each)
+        more = {name: look(stack, name, 0).descriptors - before[name].descriptors for name in WATCHED}
+        return {"in flight": fleet["in_flight"], "waiting": sum(fleet["waiting"].values()), "running": running,
+                "descriptors": sum(max(0, each) for each in more.values())}  # fmt: skip
 
-    with contextlib.suppress(SystemExit):
-        until(lambda: not any(held().values()), "the fleet to be at rest", 30)
-    time.sleep(20)  # idle connections are closed after 15 seconds
+    with contextlib.suppress(SystemExit):  # idle connections are closed after half a minute
+        until(lambda: not any(held().values()), "the fleet to be at rest", 60)
     return held()
 
 
@@ -167,7 +168,7 @@ def main() -> None:
     with started() as stack:
         before = {name: look(stack, name, 0) for name in WATCHED}
         samples, tally = asyncio.run(soak(stack, options))
-        held = at_rest(stack)
+        held = at_rest(stack, before)
         after = {name: look(stack, name, options.minutes) for name in WATCHED}
     rows = []
     for name in WATCHED:
@@ -179,7 +180,8 @@ def main() -> None:
     head = ["process", "MB at the start", "at the end", "last fifth to second", "descriptors", "threads", "verdict"]
     print(measure.table(head, rows), end="\n\n")
     print("requests and faults: " + ", ".join(f"{name} {count:,}" for name, count in sorted(tally.items())))
-    print("held at the end: " + ", ".join(f"{name} {count}" for name, count in held.items()))
+    print("LEAKS" if any(held.values()) else "nothing leaks", end="; held at the end: ")
+    print(", ".join(f"{name} {count}" for name, count in held.items()))
     result = {"machine": machine, "tally": dict(tally), "held": held, "samples": [asdict(each) for each in samples]}
     measure.save(options.out, result)
     if options.figure:

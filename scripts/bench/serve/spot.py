@@ -103,6 +103,7 @@ class Market:
 async def ask_on(talker: Talker, number: int, over: asyncio.Event, found: list[tuple[str, Heard]]) -> None:
     """Ask one question after the other."""
     count = 0
+    await asyncio.sleep(PACE * WORDS * (number % 10) / 10)  # not all at once
     while not over.is_set():
         question = " ".join(f"c{number}q{count}w{word}" for word in range(WORDS))
         found.append((question, await talker.ask(question)))
@@ -203,11 +204,14 @@ def draw_figure(trace: Replay, found: Sequence[tuple[str, Heard]], began: float,
     above.step(times, trace.machines, where="post")
     above.set(ylabel="spot machines", ylim=(0, None))
     for kind, colour in (("whole", "#9ab"), ("moved", "#e80"), ("lost", "#c00")):
-        ends = [(heard.ended - began, heard.seconds) for heard in spans(kind)]
+        ends = [(heard.ended - began, heard.gap) for heard in spans(kind)]
         below.scatter(
-            [at for at, _ in ends], [took for _, took in ends], s=8, color=colour, label=f"{kind} ({len(ends)})"
+            [at for at, _ in ends], [pause for _, pause in ends], s=8, color=colour, label=f"{kind} ({len(ends)})"
         )
-    below.set(ylabel="seconds of an answer", xlabel=f"seconds ({trace.hours:.0f} hours of the trace)", ylim=(0, None))
+    below.set(
+        ylabel="longest pause in an answer, s", xlabel=f"seconds ({trace.hours:.0f} hours of the trace)", ylim=(0, None)
+    )
+    below.margins(y=0.2)
     below.legend(frameon=False)
     figure.savefig(path)
 

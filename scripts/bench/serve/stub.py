@@ -32,8 +32,8 @@ SIGN = 1.0
 _TOKENS = re.compile(rb'"(?:max_tokens|max_new_tokens)": ?(\d+)')
 _LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 _SIGNED = re.compile(SIGNATURE.encode() + rb": ?([^\r]+)", re.IGNORECASE)
-_DETAILS = {"model_names": [MODEL], "speed": 1, "queue_length": 0, "context_length": 4096, "count": 1, "error_code": 0}
-_LOOKS = dict.fromkeys(("system_message", "sep"), "") | {
+DETAILS = {"model_names": [MODEL], "speed": 1, "queue_length": 0, "context_length": 4096, "count": 1, "error_code": 0}
+LOOKS = dict.fromkeys(("system_message", "sep"), "") | {
     "name": "raw", "system_template": "{system_message}", "roles": ["", ""], "messages": [], "offset": 0,
     "sep_style": 4, "sep2": None, "stop_str": None, "stop_token_ids": None,
 }  # fmt: skip
@@ -126,10 +126,10 @@ class Connection(asyncio.Protocol):
             choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": "x " * tokens}}
             return {"id": "x", "created": 0, "model": MODEL, "choices": [choice], "usage": _usage(tokens)}
         if route == "/worker_get_conv_template":
-            return {"conv": _LOOKS}
+            return {"conv": LOOKS}
         if route == "/calls":
             return {"calls": dict(self._stub.calls), "running": self._stub.running}
-        return _DETAILS
+        return DETAILS
 
     def _whole(self, body: bytes, extra: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n"
