@@ -1,8 +1,8 @@
 """A fleet in the memory of a test: workers that are only registrations, and a clock that the test moves."""
 
-from vicuna.serve.ask import Ask
-from vicuna.serve.fleet import Fleet, Ticket
-from vicuna.serve.policies import Policy
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.policies import Policy
+from vicuna.serve.fleet.table import Fleet, Ticket
 from vicuna.serve.protocol import Registration, ServedModel
 
 LEASE = 5.0

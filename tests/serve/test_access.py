@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna.errors import ConfigError
-from vicuna.serve import keyfile, keys
-from vicuna.serve.access import Access, Caller, model_forbidden
+from vicuna.serve.access import keyfile, keys
+from vicuna.serve.access.callers import Access, Caller, model_forbidden
+from vicuna.serve.access.keyfile import SCOPES, Scope
+from vicuna.serve.access.rates import Bucket, Meter
 from vicuna.serve.config import AccessConfig
 from vicuna.serve.faults import Fault
-from vicuna.serve.keyfile import SCOPES, Scope
-from vicuna.serve.rates import Bucket, Meter
 
 ELSEWHERE = "192.0.2.7"
 HERE = "127.0.0.1"

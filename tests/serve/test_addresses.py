@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from vicuna.serve.addresses import AllowList
 from vicuna.serve.config import FleetConfig
 from vicuna.serve.faults import Fault
+from vicuna.serve.net.addresses import AllowList
 
 HERE = AllowList(("127.0.0.0/8", "::1/128"))
 PRIVATE = AllowList(FleetConfig().allow)

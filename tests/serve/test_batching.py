@@ -14,9 +14,9 @@ from vicuna.serve.engines import Piece  # noqa: E402
 from vicuna.serve.engines.batching import Batcher, Seat  # noqa: E402
 from vicuna.serve.engines.likelihood import LOWEST, Wish  # noqa: E402
 from vicuna.serve.engines.spelling import Spelling  # noqa: E402
+from vicuna.serve.engines.text import AnswerText, Detokenizer  # noqa: E402
 from vicuna.serve.faults import Fault  # noqa: E402
 from vicuna.serve.protocol import Sampling  # noqa: E402
-from vicuna.serve.text import AnswerText, Detokenizer  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
 GREEDY = Sampling(temperature=0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from serve_stack import Site, site, until
 
-from vicuna.serve import board
+from vicuna.serve.watch import board
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicuna.serve.ask import Ask
 from vicuna.serve.config import LimitsConfig
-from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import Fault
-from vicuna.serve.fleet import Fleet, Ticket
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.table import Fleet, Ticket
 from vicuna.serve.protocol import Registration, ServedModel
 
 LIMITS = LimitsConfig(gap=1.5, queue=4, queue_wait=60.0)

@@ -5,8 +5,8 @@ import gc
 import pytest
 from fleet_kit import ABLE, LEASE, chosen, fleet_of, registration, served, take
 
-from vicuna.serve.ask import Ask
-from vicuna.serve.fleet import Fleet, JoinRefused, Worker
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.table import Fleet, JoinRefused, Worker
 from vicuna.serve.protocol import Heartbeat
 
 

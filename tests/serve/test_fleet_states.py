@@ -13,12 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vicuna.serve.ask import Ask
 from vicuna.serve.config import LimitsConfig
-from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import Fault
-from vicuna.serve.fleet import Fleet, JoinRefused, Ticket, Worker
-from vicuna.serve.policies import LeastLoaded, Lottery, Policy, PowerOfTwo, PrefixAffinity
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.policies import LeastLoaded, Lottery, Policy, PowerOfTwo, PrefixAffinity
+from vicuna.serve.fleet.table import Fleet, JoinRefused, Ticket, Worker
 from vicuna.serve.protocol import Heartbeat, ServedModel
 
 LIMITS = LimitsConfig(lease=LEASE, queue=4, queue_wait=8.0, gap=1.5)

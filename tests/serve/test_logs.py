@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serve_stack import Site, get, site, until
 
-from vicuna.serve import logs
+from vicuna.serve.watch import logs
 
 PROMPT = "a prompt that nobody else may read"
 SECRET = "a-fleet-secret-of-many-characters"
@@ -58,7 +58,7 @@ def test_a_value_cannot_pass_for_another_field() -> None:
 
 
 def test_a_forged_line_in_an_exception_is_indented_below_its_own() -> None:
-    forged = failed("x\n12:00:00 INFO vicuna.serve.access: answered \x1b[2J")
+    forged = failed("x\n12:00:00 INFO vicuna.access: answered \x1b[2J")
     first, *rest = logs.formatter("text").format(forged).splitlines()
     assert first.endswith("it failed")
     assert rest
@@ -191,7 +191,7 @@ def rows(stack: tuple[Site, str], which: int) -> list[dict[str, Any]]:
 def access_line(stack: tuple[Site, str], which: int, name: str) -> dict[str, Any]:
     def found() -> dict[str, Any] | None:
         lines = [row for row in rows(stack, which) if row.get("request_id") == name]
-        return next((row for row in lines if row["logger"] == "vicuna.serve.access"), None)
+        return next((row for row in lines if row["logger"] == "vicuna.access"), None)
 
     line: dict[str, Any] = until(found, f"the line about {name}")
     return line

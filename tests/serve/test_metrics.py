@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from serve_stack import Site, site, until
 
 from vicuna.serve.config import LimitsConfig
-from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.fleet import Fleet
-from vicuna.serve.metrics import LOOK, REMEMBERED, Metrics, WorkerMetrics
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.table import Fleet
 from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
-from vicuna.serve.series import MOST_VALUES
+from vicuna.serve.watch.metrics import LOOK, REMEMBERED, Metrics, WorkerMetrics
+from vicuna.serve.watch.series import MOST_VALUES
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from serve_stack import Site, site, until
 
-from vicuna.serve.openapi import document
+from vicuna.serve.api.openapi import document
 
 CHECKS: Any = [
     not_a_server_error,

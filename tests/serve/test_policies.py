@@ -9,11 +9,11 @@ from fleet_kit import chosen, fleet_of, registration, served, take
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicuna.serve import policies
-from vicuna.serve.ask import Ask
 from vicuna.serve.config import FleetConfig
-from vicuna.serve.fleet import Fleet
-from vicuna.serve.policies import Lottery, PowerOfTwo, PrefixAffinity, chain
+from vicuna.serve.fleet import policies
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.policies import Lottery, PowerOfTwo, PrefixAffinity, chain
+from vicuna.serve.fleet.table import Fleet
 from vicuna.serve.protocol import Job, Turn
 
 NAMES = get_args(get_type_hints(FleetConfig)["policy"])

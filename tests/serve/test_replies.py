@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vicuna.serve import logprobs
-from vicuna.serve.failover import Part
-from vicuna.serve.replies import ChatReply, CompletionReply
-from vicuna.serve.whole import Whole
+from vicuna.serve.api import logprobs
+from vicuna.serve.api.replies import ChatReply, CompletionReply
+from vicuna.serve.api.whole import Whole
+from vicuna.serve.fleet.failover import Part
 
 
 def whole(*parts: Part) -> Whole:

@@ -25,13 +25,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vicuna.errors import ConfigError
-from vicuna.serve import server
-from vicuna.serve.asgi import Sealed, Stream, read_body, read_signed, while_connected
+from vicuna.serve.api.handlers import ERROR_HANDLERS
 from vicuna.serve.config import LimitsConfig, TlsConfig
-from vicuna.serve.handlers import ERROR_HANDLERS
+from vicuna.serve.net import server
+from vicuna.serve.net.asgi import Sealed, Stream, read_body, read_signed, while_connected
+from vicuna.serve.net.signing import Signer
+from vicuna.serve.net.tls import serving, trust
 from vicuna.serve.protocol import ADDRESSEE
-from vicuna.serve.signing import Signer
-from vicuna.serve.tls import serving, trust
 
 LIMITS = LimitsConfig(slow=1.5, header=4096, body=1_000_000, depth=8)
 PATIENCE = 30.0
@@ -471,7 +471,7 @@ import asyncio, sys
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from vicuna.serve import server
+from vicuna.serve.net import server
 
 async def slow(request):
     print("asked", flush=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna.serve.faults import Fault
-from vicuna.serve.shape import MOST_BRACKETS, MOST_COMMAS, MOST_STRINGS, check_shape
+from vicuna.serve.net.shape import MOST_BRACKETS, MOST_COMMAS, MOST_STRINGS, check_shape
 
 SIZE = 4 * 1024 * 1024
 DEPTH = 64

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vicuna.errors import ConfigError
-from vicuna.serve import signing
 from vicuna.serve.faults import Fault
+from vicuna.serve.net import signing
+from vicuna.serve.net.signing import SEAL, SIGNATURE, WINDOW, Signer, load_secret, make_secret
 from vicuna.serve.protocol import ADDRESSEE
-from vicuna.serve.signing import SEAL, SIGNATURE, WINDOW, Signer, load_secret, make_secret
 
 SECRET = b"not a secret to anybody"
 WORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), max_size=20)
@@ -236,7 +236,7 @@ def test_a_secret_that_others_can_read_is_warned_about(tmp_path, caplog, monkeyp
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from vicuna.serve.signing import command; sys.exit(command(sys.argv[1:]))"
+    program = "import sys; from vicuna.serve.net.signing import command; sys.exit(command(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", program, *words], cwd=folder, capture_output=True, text=True, env=os.environ, check=False
     )

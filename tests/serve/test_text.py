@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from serve_tiny import tokenizer
 
-from vicuna.serve.text import AnswerText, Detokenizer, StopScanner
+from vicuna.serve.engines.text import AnswerText, Detokenizer, StopScanner
 
 TEXT = st.text(alphabet=st.sampled_from("ab é你🙂\u0301ß\n.</s> ÀUSER:"), max_size=40) | st.text(max_size=30)
 

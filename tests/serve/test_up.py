@@ -19,9 +19,9 @@ from serve_stack import Command, free_port, get, until
 from vicuna.config import load
 from vicuna.errors import ConfigError
 from vicuna.serve.config import ControllerConfig, FleetConfig, StackConfig, WebConfig, WorkerConfig
-from vicuna.serve.signing import VARIABLE
-from vicuna.serve.stack_log import lines
+from vicuna.serve.net.signing import VARIABLE
 from vicuna.serve.up import fleet_secret, threads_each, with_ports
+from vicuna.serve.watch.stack_log import lines
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "serve"
 

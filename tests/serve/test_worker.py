@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from serve_stack import Command, Site, get, site, until
 
 from vicuna.serve.faults import Fault
+from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import ADDRESSEE
-from vicuna.serve.signing import Signer
 from vicuna.serve.work import HandedOver, Running, Work
 
 LONG = "one two three four five six seven eight nine ten "

@@ -10,8 +10,8 @@ COMMANDS = {
     "worker": Command("vicuna.serve.worker:command", "Load a model and answer for it in one or more fleets."),
     "web": Command("vicuna.serve.web.command:command", "Serve the chat page."),
     "drain": Command("vicuna.serve.drain:command", "Take workers out of the fleet without losing an answer."),
-    "key": Command("vicuna.serve.keys:command", "Make, list and withdraw API keys."),
-    "secret": Command("vicuna.serve.signing:command", "Make a fleet's secret."),
+    "key": Command("vicuna.serve.access.keys:command", "Make, list and withdraw API keys."),
+    "secret": Command("vicuna.serve.net.signing:command", "Make a fleet's secret."),
     "up": Command("vicuna.serve.up:command", "Run a whole stack on this machine from one file."),
 }
 

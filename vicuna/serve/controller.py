@@ -12,20 +12,22 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from vicuna.command import run as run_command
-from vicuna.serve import logs, policies, server, signing, tls, tracing
-from vicuna.serve.access import Access
-from vicuna.serve.addresses import AllowList
-from vicuna.serve.asgi import Sealed
-from vicuna.serve.client import WorkerClient
+from vicuna.serve.access.callers import Access
+from vicuna.serve.api.gateway import Gateway
+from vicuna.serve.api.handlers import ERROR_HANDLERS
 from vicuna.serve.config import ControllerConfig
-from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.fleet import Fleet
-from vicuna.serve.gateway import Gateway
-from vicuna.serve.handlers import ERROR_HANDLERS
-from vicuna.serve.metrics import Metrics
-from vicuna.serve.observe import Observed
-from vicuna.serve.reception import Reception, Watch
-from vicuna.serve.signing import Signer
+from vicuna.serve.fleet import policies
+from vicuna.serve.fleet.client import WorkerClient
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.reception import Reception, Watch
+from vicuna.serve.fleet.table import Fleet
+from vicuna.serve.net import server, signing, tls
+from vicuna.serve.net.addresses import AllowList
+from vicuna.serve.net.asgi import Sealed
+from vicuna.serve.net.signing import Signer
+from vicuna.serve.watch import logs, tracing
+from vicuna.serve.watch.metrics import Metrics
+from vicuna.serve.watch.observe import Observed
 
 log = logging.getLogger(__name__)
 IDLE = 15.0

@@ -16,11 +16,12 @@ import aiohttp
 from pydantic import BaseModel
 
 from vicuna.errors import ConfigError
-from vicuna.serve import faults, server
+from vicuna.serve import faults
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.faults import Fault
+from vicuna.serve.net import server
+from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import Heartbeat, Leave, Registration
-from vicuna.serve.signing import Signer
 
 log = logging.getLogger(__name__)
 REGISTER_TIMEOUT = 5.0

@@ -23,10 +23,10 @@ from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
 from vicuna.hardware import cpu_count
-from vicuna.serve import server, signing
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
 from vicuna.serve.names import served_names
-from vicuna.serve.stack_log import StackLog, lines
+from vicuna.serve.net import server, signing
+from vicuna.serve.watch.stack_log import StackLog, lines
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0

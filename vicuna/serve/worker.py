@@ -17,18 +17,20 @@ from starlette.routing import Route
 
 from vicuna.command import run as run_command
 from vicuna.hardware import share_cores
-from vicuna.serve import engines, faults, lines, logs, server, signing, tls, tracing
-from vicuna.serve.asgi import Sealed, Stream, read_signed, while_connected
+from vicuna.serve import engines, faults, lines
+from vicuna.serve.api.handlers import ERROR_HANDLERS, as_json
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Engine
 from vicuna.serve.faults import Fault
-from vicuna.serve.handlers import ERROR_HANDLERS, as_json
-from vicuna.serve.metrics import Outcome, WorkerMetrics
 from vicuna.serve.names import served_names
-from vicuna.serve.observe import Observed
+from vicuna.serve.net import server, signing, tls
+from vicuna.serve.net.asgi import Sealed, Stream, read_signed, while_connected
+from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import ADDRESSEE, EmbedJob, Heartbeat, Job, Registration, parse
 from vicuna.serve.registration import Fleets, advertised
-from vicuna.serve.signing import Signer
+from vicuna.serve.watch import logs, tracing
+from vicuna.serve.watch.metrics import Outcome, WorkerMetrics
+from vicuna.serve.watch.observe import Observed
 from vicuna.serve.work import HandedOver, Running, Work
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ import aiohttp
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from vicuna.serve.net.signing import SIGNATURE, Signer, load_secret
 from vicuna.serve.protocol import FEATURES, PROTOCOL
-from vicuna.serve.signing import SIGNATURE, Signer, load_secret
 
 MODEL = "lab"
 SIGN = 1.0

@@ -16,9 +16,9 @@ from vicuna.serve import faults
 from vicuna.serve.engines import Piece, likelihood
 from vicuna.serve.engines.sampling import choose, penalise, uniform
 from vicuna.serve.engines.slots import SlotCache, Write, causal, layer_kinds
+from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.faults import Fault
 from vicuna.serve.protocol import Sampling
-from vicuna.serve.text import AnswerText
 
 log = logging.getLogger(__name__)
 PREFILL_PIECE = 512

@@ -35,8 +35,8 @@ from vicuna.files import read_text, sha256_text
 from vicuna.serve import faults
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Embedded, Piece
+from vicuna.serve.engines.text import StopScanner
 from vicuna.serve.protocol import FEATURES, EmbedJob, Job, ServedModel
-from vicuna.serve.text import StopScanner
 from vicuna.settings import yamltree
 from vicuna.settings.build import build
 from vicuna.settings.given import Place, flatten

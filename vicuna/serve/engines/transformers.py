@@ -18,9 +18,9 @@ from vicuna.errors import ConfigError, InputError, VicunaError
 from vicuna.serve import faults
 from vicuna.serve.config import EngineConfig, WorkerConfig
 from vicuna.serve.engines import Embedded, Piece
+from vicuna.serve.engines.text import AnswerText, Detokenizer
 from vicuna.serve.faults import Fault
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
-from vicuna.serve.text import AnswerText, Detokenizer
 
 log = logging.getLogger(__name__)
 STUCK = 60.0

@@ -20,11 +20,12 @@ import aiohttp
 
 from vicuna.errors import ConfigError
 from vicuna.files import sha256_text
-from vicuna.serve import faults, tls
+from vicuna.serve import faults
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Embedded, Piece
 from vicuna.serve.engines.upstream_wire import Full, Reading, events, failed, refusal, request
 from vicuna.serve.faults import Fault
+from vicuna.serve.net import tls
 from vicuna.serve.protocol import FEATURES, EmbedJob, Job, ServedModel
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import os
 from typing import Any
 
 from vicuna.command import run as run_command
-from vicuna.serve import server
 from vicuna.serve.config import WebConfig
+from vicuna.serve.net import server
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from vicuna.serve import faults
-from vicuna.serve.handlers import encode
+from vicuna.serve.api.handlers import encode
+from vicuna.serve.api.requests import EmbeddingRequest
 from vicuna.serve.protocol import EmbedJob
-from vicuna.serve.requests import EmbeddingRequest
 
 
 def job(asked: EmbeddingRequest, name: str, model: str) -> EmbedJob:

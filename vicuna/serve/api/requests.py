@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError, PydanticUseDefault, from_json
 
+from vicuna.serve.api.messages import Messages, Object, Tools
 from vicuna.serve.faults import Fault, invalid, unsupported
-from vicuna.serve.messages import Messages, Object, Tools
 from vicuna.serve.protocol import Finite, Sampling
 
 LONGEST_MODEL = 500

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from vicuna.command import Command, dispatch, run
 from vicuna.errors import InputError
-from vicuna.serve import keyfile
+from vicuna.serve.access import keyfile
+from vicuna.serve.access.keyfile import Key, Scope
 from vicuna.serve.config import LONGEST_NAME
-from vicuna.serve.keyfile import Key, Scope
 
 PROG = "python -m vicuna.serve key"
 COMMANDS = {
-    "add": Command("vicuna.serve.keys:add", "Make a key; it is shown this once."),
-    "list": Command("vicuna.serve.keys:show", "List the keys without their secrets."),
-    "disable": Command("vicuna.serve.keys:disable", "Stop a key for now."),
-    "enable": Command("vicuna.serve.keys:enable", "Let a disabled key in again."),
-    "remove": Command("vicuna.serve.keys:remove", "Stop a key for ever."),
+    "add": Command("vicuna.serve.access.keys:add", "Make a key; it is shown this once."),
+    "list": Command("vicuna.serve.access.keys:show", "List the keys without their secrets."),
+    "disable": Command("vicuna.serve.access.keys:disable", "Stop a key for now."),
+    "enable": Command("vicuna.serve.access.keys:enable", "Let a disabled key in again."),
+    "remove": Command("vicuna.serve.access.keys:remove", "Stop a key for ever."),
 }
 
 

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from vicuna.serve import faults
-from vicuna.serve.ask import Ask
-from vicuna.serve.client import Impostor, WorkerClient
 from vicuna.serve.config import LimitsConfig
-from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import MISDIRECTED, Fault
-from vicuna.serve.fleet import Ticket
-from vicuna.serve.metrics import Metrics
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.client import Impostor, WorkerClient
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.table import Ticket
 from vicuna.serve.protocol import Job, ServedModel
+from vicuna.serve.watch.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vicuna.errors import ConfigError, InputError
-from vicuna.serve import keyfile
+from vicuna.serve.access import keyfile
+from vicuna.serve.access.keyfile import Key, Scope
+from vicuna.serve.access.rates import Admission, Meter
 from vicuna.serve.config import AccessConfig
 from vicuna.serve.faults import Fault
-from vicuna.serve.keyfile import Key, Scope
-from vicuna.serve.rates import Admission, Meter
 
 log = logging.getLogger(__name__)
 LOOK = 1.0

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vicuna.serve import logprobs
-from vicuna.serve.failover import Answer, Part
+from vicuna.serve.api import logprobs
+from vicuna.serve.api.handlers import encode
+from vicuna.serve.api.whole import Whole
 from vicuna.serve.faults import Fault
-from vicuna.serve.handlers import encode
+from vicuna.serve.fleet.failover import Answer, Part
 from vicuna.serve.protocol import ServedModel
-from vicuna.serve.whole import Whole
 
 DONE = b"data: [DONE]\n\n"
 

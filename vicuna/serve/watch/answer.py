@@ -2,9 +2,9 @@
 
 import time
 
-from vicuna.serve import logs
-from vicuna.serve.series import Series, WorkerSeries
-from vicuna.serve.tracing import OFF
+from vicuna.serve.watch import logs
+from vicuna.serve.watch.series import Series, WorkerSeries
+from vicuna.serve.watch.tracing import OFF
 
 
 class AnswerWatch:

@@ -15,8 +15,8 @@ import uvicorn
 
 from vicuna.errors import ConfigError
 from vicuna.serve.config import LimitsConfig, TlsConfig
-from vicuna.serve.connection import Connection, limited
-from vicuna.serve.tls import serving
+from vicuna.serve.net.connection import Connection, limited
+from vicuna.serve.net.tls import serving
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE = 75

@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 
 from vicuna.serve import faults
-from vicuna.serve.fleet import Worker
+from vicuna.serve.fleet.table import Worker
+from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import ADDRESSEE
-from vicuna.serve.signing import Signer
 
 PROBE = aiohttp.ClientTimeout(total=2.0)
 """How long a worker may take to say how it is."""

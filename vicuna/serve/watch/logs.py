@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from vicuna.serve.config import LogConfig
-from vicuna.serve.tracing import OFF, Span
+from vicuna.serve.watch.tracing import OFF, Span
 from vicuna.settings.tree import printable
 
 LONGEST = 8192

@@ -7,9 +7,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vicuna.serve import faults, logs
-from vicuna.serve.asgi import ClientGone, request_id
+from vicuna.serve import faults
 from vicuna.serve.faults import LONGEST_WORDS, Fault
+from vicuna.serve.net.asgi import ClientGone, request_id
+from vicuna.serve.watch import logs
 
 JSON = "application/json"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

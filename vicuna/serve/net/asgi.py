@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vicuna.serve import faults
 from vicuna.serve.faults import Fault
-from vicuna.serve.shape import check_shape
-from vicuna.serve.signing import Signer
+from vicuna.serve.net.shape import check_shape
+from vicuna.serve.net.signing import Signer
 
 T = TypeVar("T")
 SIGN_OF_LIFE = 1.0

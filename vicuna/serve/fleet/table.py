@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from vicuna.serve.ask import Ask
-from vicuna.serve.policies import LeastLoaded, Policy
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.policies import LeastLoaded, Policy
+from vicuna.serve.fleet.replicas import JoinRefused, Replicas, Versions, Worker
 from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
-from vicuna.serve.replicas import JoinRefused, Replicas, Versions, Worker
 
 __all__ = ["Fleet", "JoinRefused", "Ticket", "Worker"]
 

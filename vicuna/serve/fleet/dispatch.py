@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from vicuna.serve import faults
-from vicuna.serve.ask import Ask
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.faults import Fault
-from vicuna.serve.fleet import Fleet, Ticket
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.table import Fleet, Ticket
+from vicuna.serve.fleet.waiting import Kind, Line, Waiter
 from vicuna.serve.protocol import FEATURES, ServedModel
-from vicuna.serve.waiting import Kind, Line, Waiter
 
 SHORTEST_RETRY = 1.0
 LONGEST_RETRY = 60.0

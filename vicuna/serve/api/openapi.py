@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import vicuna
-from vicuna.serve.bodies import (
+from vicuna.serve.api.bodies import (
     ChatCompletion,
     EmbeddingList,
     ErrorBody,
@@ -19,8 +19,8 @@ from vicuna.serve.bodies import (
     TextCompletion,
     TokenList,
 )
+from vicuna.serve.api.requests import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 from vicuna.serve.protocol import Heartbeat, Leave, Registration, Which
-from vicuna.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest
 
 REFERENCE = "#/components/schemas/{model}"
 STATUSES = {

@@ -16,7 +16,7 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 @functools.cache
 def page() -> bytes:
     """The document, with everything it needs in it."""
-    folder = files("vicuna.serve")
+    folder = files("vicuna.serve.watch")
     body, style, script = (folder.joinpath(f"board.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     icon = '<link rel="icon" href="data:,">'
     head = f"{icon}<style>{style}</style>"

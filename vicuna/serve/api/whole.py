@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vicuna.serve.failover import Part
+from vicuna.serve.fleet.failover import Part
 
 
 class Whole:

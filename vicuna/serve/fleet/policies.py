@@ -6,10 +6,10 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Protocol
 
-from vicuna.serve.ask import Ask
 from vicuna.serve.config import FleetConfig
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.replicas import Ranking, Worker
 from vicuna.serve.protocol import Job
-from vicuna.serve.replicas import Ranking, Worker
 
 DRAWS = 32
 """Quick tries to draw by capacity, before everybody's is added up."""

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vicuna.serve.ask import Ask
-from vicuna.serve.fleet import Ticket
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.table import Ticket
 from vicuna.serve.protocol import ServedModel
 
 T = TypeVar("T")

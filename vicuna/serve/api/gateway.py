@@ -13,25 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vicuna.serve import embeddings, faults, gather, logs, policies
-from vicuna.serve.access import Access, Caller, model_forbidden
-from vicuna.serve.asgi import Stream, read_body, request_id, while_connected
-from vicuna.serve.ask import Ask
-from vicuna.serve.calls import Call
-from vicuna.serve.client import WorkerClient
-from vicuna.serve.config import LimitsConfig, LogConfig
-from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.failover import Answer
-from vicuna.serve.fleet import Ticket
-from vicuna.serve.handlers import JSON, as_json
-from vicuna.serve.keyfile import Scope
-from vicuna.serve.messages import ChatMessage
-from vicuna.serve.metrics import Metrics
-from vicuna.serve.openapi import document
-from vicuna.serve.protocol import EmbedJob, Job, ModelT, ServedModel, parse
-from vicuna.serve.rates import Admission
-from vicuna.serve.replies import ChatReply, CompletionReply, Reply, served_by
-from vicuna.serve.requests import (
+from vicuna.serve import faults
+from vicuna.serve.access.callers import Access, Caller, model_forbidden
+from vicuna.serve.access.keyfile import Scope
+from vicuna.serve.access.rates import Admission
+from vicuna.serve.api import embeddings, gather
+from vicuna.serve.api.handlers import JSON, as_json
+from vicuna.serve.api.messages import ChatMessage
+from vicuna.serve.api.openapi import document
+from vicuna.serve.api.replies import ChatReply, CompletionReply, Reply, served_by
+from vicuna.serve.api.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
@@ -39,6 +30,18 @@ from vicuna.serve.requests import (
     extras,
     timeout,
 )
+from vicuna.serve.config import LimitsConfig, LogConfig
+from vicuna.serve.fleet import policies
+from vicuna.serve.fleet.ask import Ask
+from vicuna.serve.fleet.calls import Call
+from vicuna.serve.fleet.client import WorkerClient
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.failover import Answer
+from vicuna.serve.fleet.table import Ticket
+from vicuna.serve.net.asgi import Stream, read_body, request_id, while_connected
+from vicuna.serve.protocol import EmbedJob, Job, ModelT, ServedModel, parse
+from vicuna.serve.watch import logs
+from vicuna.serve.watch.metrics import Metrics
 
 log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 4

@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from vicuna.serve import faults, logs
-from vicuna.serve.failover import Answer, Part
+from vicuna.serve import faults
+from vicuna.serve.api.replies import StreamWriter, Usage, error_event
+from vicuna.serve.api.whole import Whole
 from vicuna.serve.faults import Fault
-from vicuna.serve.replies import StreamWriter, Usage, error_event
-from vicuna.serve.whole import Whole
+from vicuna.serve.fleet.failover import Answer, Part
+from vicuna.serve.watch import logs
 
 log = logging.getLogger(__name__)
 Batch = tuple[int, list[Part]]

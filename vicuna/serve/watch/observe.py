@@ -8,11 +8,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vicuna.serve import logs
-from vicuna.serve.asgi import request_id
-from vicuna.serve.tracing import NOBODY, Tracer
+from vicuna.serve.net.asgi import request_id
+from vicuna.serve.watch import logs
+from vicuna.serve.watch.tracing import NOBODY, Tracer
 
-log = logging.getLogger("vicuna.serve.access")
+log = logging.getLogger("vicuna.access")
 CLIENT_LEFT = 499
 """What web servers write down where the client left before it had its answer."""
 LONGEST_PATH = 200

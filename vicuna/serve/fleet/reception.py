@@ -9,19 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from vicuna.serve import board, faults
-from vicuna.serve.addresses import AllowList
-from vicuna.serve.asgi import read_body, read_signed, request_id
-from vicuna.serve.client import WorkerClient
+from vicuna.serve import faults
+from vicuna.serve.api.gateway import Gateway
+from vicuna.serve.api.handlers import as_json
 from vicuna.serve.config import LimitsConfig
-from vicuna.serve.dispatch import Dispatcher
 from vicuna.serve.faults import Fault, invalid
-from vicuna.serve.fleet import Fleet, JoinRefused, Worker
-from vicuna.serve.gateway import Gateway
-from vicuna.serve.handlers import as_json
-from vicuna.serve.metrics import Metrics
+from vicuna.serve.fleet.client import WorkerClient
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.fleet.table import Fleet, JoinRefused, Worker
+from vicuna.serve.net.addresses import AllowList
+from vicuna.serve.net.asgi import read_body, read_signed, request_id
+from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import PROTOCOL, Heartbeat, Leave, ModelT, Registration, Which, parse
-from vicuna.serve.signing import Signer
+from vicuna.serve.watch import board
+from vicuna.serve.watch.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

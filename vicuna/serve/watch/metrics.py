@@ -8,10 +8,10 @@ from typing import Literal, get_args
 from prometheus_client import Counter
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from vicuna.serve.dispatch import Dispatcher
-from vicuna.serve.exposition import Exposition
-from vicuna.serve.series import OTHER, Series
-from vicuna.serve.watch import AnswerWatch
+from vicuna.serve.fleet.dispatch import Dispatcher
+from vicuna.serve.watch.answer import AnswerWatch
+from vicuna.serve.watch.exposition import Exposition
+from vicuna.serve.watch.series import OTHER, Series
 
 REMEMBERED = 300.0
 """Seconds that a worker's series outlive its place in the fleet, so that a scrape still sees how it ended."""

@@ -1,0 +1,1 @@
+"""Connections: listening, limits, encryption, signatures, addresses."""
