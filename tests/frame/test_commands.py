@@ -11,6 +11,7 @@ from vicuna.data.__main__ import COMMANDS as DATA
 from vicuna.errors import ConfigError, InputError
 from vicuna.eval.__main__ import COMMANDS as EVAL
 from vicuna.serve.__main__ import COMMANDS as SERVE
+from vicuna.serve.access.keys import COMMANDS as KEY
 from vicuna.train.__main__ import COMMANDS as TRAIN
 
 ALL = [
@@ -20,6 +21,8 @@ ALL = [
     *[["data", name] for name in DATA],
     *[["train", name] for name in TRAIN],
     *[["serve", name] for name in SERVE],
+    *[["serve", "key", name] for name in KEY],
+    ["chat"],
     *[["eval", name] for name in EVAL],
 ]
 HEAVY = ("jsonargparse", "torch", "transformers", "gradio", "matplotlib", "lxml", "pandas")
@@ -46,7 +49,7 @@ def test_help_explains_and_imports_nothing_heavy(words):
 
 @pytest.mark.parametrize("words", [each for each in ALL if each], ids=" ".join)
 def test_an_unknown_setting_is_one_line_with_status_2(words):
-    if words in (["data"], ["serve"]):
+    if words in (["data"], ["serve"], ["serve", "key"]):
         pytest.skip("has sub-commands only")
     if words == ["train", "translate"]:
         pytest.skip("reads another program's flags, and says of which it knows nothing")

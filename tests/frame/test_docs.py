@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vicuna.chat.config import ChatConfig
 from vicuna.config import load
 from vicuna.data.config import CleanConfig, SplitOnlyConfig
 from vicuna.data.corpus.command import CorpusConfig
@@ -20,7 +21,10 @@ from vicuna.data.tools.split_train_test import SplitTrainTestConfig
 from vicuna.data.tools.stats import StatsConfig
 from vicuna.eval.config import EvalConfig, ReportConfig, RescoreConfig
 from vicuna.quickstart.config import QuickstartConfig
+from vicuna.serve.access.keys import AddConfig
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.drain import DrainConfig
+from vicuna.serve.net.secret import SecretConfig
 from vicuna.train.config import InitConfig, TokenizerConfig, TrainConfig
 from vicuna.train.config import ReportConfig as RunReportConfig
 from vicuna.train.translate import main as translate
@@ -49,6 +53,10 @@ COMMANDS = {
     ("vicuna.serve", "worker"): WorkerConfig,
     ("vicuna.serve", "web"): WebConfig,
     ("vicuna.serve", "up"): StackConfig,
+    ("vicuna.serve", "drain"): DrainConfig,
+    ("vicuna.serve", "secret"): SecretConfig,
+    ("vicuna.serve", "key", "add"): AddConfig,
+    ("vicuna", "chat"): ChatConfig,
     ("vicuna.eval", "rescore"): RescoreConfig,
     ("vicuna.eval", "report"): ReportConfig,
     ("vicuna.eval",): EvalConfig,
@@ -80,8 +88,10 @@ def test_there_are_commands_to_check():
 def test_a_documented_command_has_these_settings(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(line.replace("...", "x"))
-    key = tuple(words[:2]) if tuple(words[:2]) in COMMANDS else tuple(words[:1])
+    key = next((tuple(words[:size]) for size in (3, 2) if tuple(words[:size]) in COMMANDS), tuple(words[:1]))
     shown = [] if any(each in words for each in ("--help", "COMMAND")) else words[len(key) :]
+    if words[:2] == ["vicuna.serve", "up"] and not shown[0].startswith("-"):
+        shown = ["--config", *shown]
     if words[:2] == ["vicuna.train", "translate"]:
         assert translate(words[2:]) == 0
     elif key in COMMANDS:

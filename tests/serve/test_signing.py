@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from vicuna.errors import ConfigError
 from vicuna.serve.faults import Fault
 from vicuna.serve.net import signing
-from vicuna.serve.net.signing import SEAL, SIGNATURE, WINDOW, Signer, load_secret, make_secret
+from vicuna.serve.net.secret import load_secret, make_secret
+from vicuna.serve.net.signing import SEAL, SIGNATURE, WINDOW, Signer
 from vicuna.serve.protocol import ADDRESSEE
 
 SECRET = b"not a secret to anybody"

@@ -11,7 +11,7 @@ COMMANDS = {
     "web": Command("vicuna.serve.web.command:command", "Serve the chat page."),
     "drain": Command("vicuna.serve.drain:command", "Take workers out of the fleet without losing an answer."),
     "key": Command("vicuna.serve.access.keys:command", "Make, list and withdraw API keys."),
-    "secret": Command("vicuna.serve.net.signing:command", "Make a fleet's secret."),
+    "secret": Command("vicuna.serve.net.secret:command", "Make a fleet's secret."),
     "up": Command("vicuna.serve.up:command", "Run a whole stack on this machine from one file."),
 }
 

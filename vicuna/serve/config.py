@@ -14,6 +14,14 @@ LONGEST_NAME = 200
 """Characters of a served model's name."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_port(port: int) -> None:
     if not 0 <= port <= 65535:
         raise ValueError(f"port is 1 to 65535, or 0 for any free one; got {port}")

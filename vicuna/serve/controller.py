@@ -21,9 +21,10 @@ from vicuna.serve.fleet.client import WorkerClient
 from vicuna.serve.fleet.dispatch import Dispatcher
 from vicuna.serve.fleet.reception import Reception, Watch
 from vicuna.serve.fleet.table import Fleet
-from vicuna.serve.net import server, signing, tls
+from vicuna.serve.net import server, tls
 from vicuna.serve.net.addresses import AllowList
 from vicuna.serve.net.asgi import Sealed
+from vicuna.serve.net.secret import load_secret
 from vicuna.serve.net.signing import Signer
 from vicuna.serve.watch import logs, tracing
 from vicuna.serve.watch.metrics import Metrics
@@ -70,7 +71,7 @@ def make_app(config: ControllerConfig, tracer: tracing.Tracer) -> tuple[Starlett
         ConfigError: it would be open to other machines without keys or secret, or a file is missing.
     """
     access = Access.from_config(config.access, config.host)
-    signer = signing.load_secret(config.fleet.secret, config.host, "--fleet.secret")
+    signer = load_secret(config.fleet.secret, config.host, "--fleet.secret")
     addresses = AllowList(config.fleet.allow)
     trusted = tls.trust(config.tls)
     metrics = Metrics()

@@ -23,8 +23,9 @@ from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Engine
 from vicuna.serve.faults import Fault
 from vicuna.serve.names import served_names
-from vicuna.serve.net import server, signing, tls
+from vicuna.serve.net import server, tls
 from vicuna.serve.net.asgi import Sealed, Stream, read_signed, while_connected
+from vicuna.serve.net.secret import load_secret
 from vicuna.serve.net.signing import Signer
 from vicuna.serve.protocol import ADDRESSEE, EmbedJob, Heartbeat, Job, Registration, parse
 from vicuna.serve.registration import Fleets, advertised
@@ -258,7 +259,7 @@ def main(config: WorkerConfig) -> None:
     """Serve until told to stop."""
     logs.start(config.log)
     served_names(config)
-    signer = signing.load_secret(config.secret, config.host, "--secret")
+    signer = load_secret(config.secret, config.host, "--secret")
     tracer = tracing.start(config.log.traces, "worker")
     share_cores()
 

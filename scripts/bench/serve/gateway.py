@@ -226,8 +226,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all works")
     options = parser.parse_args()
     if options.quick:
-        options.workers, options.requests, options.seconds, options.rounds = [1, 20], 400, 2, 1
-        options.streams, options.repeats = 50, 1
+        options.requests, options.seconds, options.rounds = 400, 2, 1
+        options.workers, options.streams, options.repeats = options.workers[:2], 50, 1
     machine = measure.machine()
     print(machine, end="\n\n")
     results = Results()

@@ -10,6 +10,7 @@ OpenAI's API too, which gives the cost of client and stub alone. An answer has a
 import argparse
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -23,7 +24,7 @@ import aiohttp
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from vicuna.serve.net.signing import SIGNATURE, Signer, load_secret
+from vicuna.serve.net.signing import SIGNATURE, Signer
 from vicuna.serve.protocol import FEATURES, PROTOCOL
 
 MODEL = "lab"
@@ -248,7 +249,7 @@ class Members:
 
 async def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM."""
-    signer = load_secret("", "127.0.0.1", "") if options.speak == "vicuna" else Signer()
+    signer = Signer(os.environ.get("VICUNA_FLEET_SECRET", "").encode() if options.speak == "vicuna" else b"")
     stub = Stub(options.pace, signer)
     loop, over = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, over.set)

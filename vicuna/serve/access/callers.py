@@ -5,7 +5,6 @@ are counted by each controller for itself.
 """
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from vicuna.errors import ConfigError, InputError
 from vicuna.serve.access import keyfile
 from vicuna.serve.access.keyfile import Key, Scope
 from vicuna.serve.access.rates import Admission, Meter
-from vicuna.serve.config import AccessConfig
+from vicuna.serve.config import AccessConfig, is_loopback
 from vicuna.serve.faults import Fault
 
 log = logging.getLogger(__name__)
@@ -155,14 +154,6 @@ def model_forbidden(model: str) -> Fault:
     """The caller's key is not for this model."""
     message = f"this API key is not for the model {model!r}; GET /v1/models lists those that it is for"
     return Fault(message, status=403, code="model_not_allowed", param="model")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_first(path: Path) -> Mapping[str, Key]:

@@ -14,17 +14,11 @@ answers, and can alter the text of an answer behind its sealed header. On networ
 
 import hashlib
 import hmac
-import ipaddress
 import logging
-import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from vicuna.command import guarded
-from vicuna.errors import ConfigError
 from vicuna.serve.faults import Fault, invalid
 from vicuna.serve.protocol import ADDRESSEE
 
@@ -33,17 +27,15 @@ SIGNATURE = "x-vicuna-signature"
 """Header of a call: time in milliseconds since 1970, a number used once, SHA-256 of the body, and the signature."""
 SEAL = "x-vicuna-seal"
 """Header of the reply to a signed call."""
-VARIABLE = "VICUNA_FLEET_SECRET"
 WINDOW = 30.0
 """Seconds by which the clocks of two machines may differ, a call's way included."""
-SHORTEST = 16
-"""Bytes of a secret."""
 LONGEST_NONCE = 64
 _SPAN = 10.0
 _MOST_NONCES = 500_000
 """About 50 MB; more than 8,000 calls per second for the whole window."""
+VARIABLE = "VICUNA_FLEET_SECRET"
+"""Environment variable with the secret."""
 _GIVE = f"give both the same file or {VARIABLE}"
-USAGE = "usage: python -m vicuna.serve secret FILE\n\nMake a fleet secret: a new file that only its owner can read."
 
 
 class _Nonces:
@@ -218,76 +210,3 @@ def _shown(when: float) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- where it comes from
-def load_secret(path: str, host: str, flag: str) -> Signer:
-    """The signer of a process that listens on `host`.
-
-    Args:
-        path: file with the secret in its one line; "" takes the environment variable VICUNA_FLEET_SECRET.
-        host: where other machines reach it, it needs a secret.
-        flag: the flag that sets `path`, for errors.
-
-    Raises:
-        ConfigError: the file is missing or not fit, or there is no secret where one is needed.
-    """
-    secret = _from_file(Path(path), flag) if path else os.environ.get(VARIABLE, "").strip().encode()
-    source = f"{flag}: {path}" if path else VARIABLE
-    if 0 < len(secret) < SHORTEST:
-        raise ConfigError(f"{source}: a secret is at least {SHORTEST} bytes long; this one has {len(secret)}")
-    if not secret and not _is_loopback(host):
-        raise ConfigError(
-            f"this process listens to other machines ({host}), so the fleet needs a secret; make one "
-            f"(python -m vicuna.serve secret FILE), give it to every controller and worker, and name it with {flag} "
-            f"or put its text into {VARIABLE}"
-        )
-    return Signer(secret)
-
-
-def _from_file(path: Path, flag: str) -> bytes:
-    try:
-        secret = path.read_bytes().strip()
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(f"{flag}: cannot read {path}: {error.strerror}") from error
-    if not secret or b"\n" in secret:
-        raise ConfigError(f"{flag}: {path} should hold the secret in one line; it has {len(secret.splitlines())}")
-    if mode & stat.S_IROTH:
-        log.warning("%s can be read by everybody on this machine; chmod 600 it", path)
-    return secret
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def make_secret(path: Path) -> None:
-    """Write a new secret to a new file.
-
-    Raises:
-        ConfigError: the file exists, or cannot be made.
-    """
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    except FileExistsError as error:
-        raise ConfigError(
-            f"{path} exists already; a fleet in use would lose its members with another secret"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-
-
-def command(argv: list[str]) -> int:
-    """`python -m vicuna.serve secret FILE`."""
-
-    def body() -> int:
-        if len(argv) != 1 or argv[0].startswith("-"):
-            print(USAGE)
-            return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-        make_secret(Path(argv[0]))
-        print(f"wrote {argv[0]}; copy it to every machine of the fleet, by a way that nobody else reads")
-        return 0
-
-    return guarded(body)
