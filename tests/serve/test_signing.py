@@ -237,7 +237,7 @@ def test_a_secret_that_others_can_read_is_warned_about(tmp_path, caplog, monkeyp
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = "import sys; from vicuna.serve.net.signing import command; sys.exit(command(sys.argv[1:]))"
+    program = "import sys; from vicuna.serve.net.secret import command; sys.exit(command(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", program, *words], cwd=folder, capture_output=True, text=True, env=os.environ, check=False
     )
