@@ -12,7 +12,8 @@ from vicuna.conversation import Conversation, Message
 from vicuna.data.chat import from_conversation
 from vicuna.data.config import ToxicityConfig
 from vicuna.data.filters.phrases import Phrases
-from vicuna.data.filters.toxicity import BUILT_IN, WordScorer, judged, scorer, weights, windows
+from vicuna.data.filters.toxicity import BUILT_IN, WordScorer, judged, scorer, weights
+from vicuna.data.filters.windows import windows
 from vicuna.errors import ConfigError, InputError, VicunaError
 
 

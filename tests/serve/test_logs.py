@@ -118,7 +118,7 @@ def test_outside_of_a_request_a_note_is_lost_without_harm() -> None:
 def test_a_log_that_nobody_reads_holds_up_nobody_and_says_what_is_missing() -> None:
     program = (
         "import logging, sys\n"
-        "from vicuna.serve import logs\n"
+        "from vicuna.serve.watch import logs\n"
         "from vicuna.serve.config import LogConfig\n"
         "logs.start(LogConfig())\n"
         "log = logging.getLogger('vicuna')\n"

@@ -126,7 +126,7 @@ def test_a_dead_collector_slows_nothing_and_is_mentioned_once(tmp_path: Path) ->
 def test_without_the_extra_the_error_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.exporter'] = None\n"
-        "from vicuna.serve import tracing\n"
+        "from vicuna.serve.watch import tracing\n"
         "try: tracing.start('http://127.0.0.1:4318', 'worker')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -138,7 +138,7 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
 def test_opentelemetry_is_not_imported_unless_it_is_asked_for() -> None:
     program = (
         "import sys, vicuna.serve.controller\n"
-        "from vicuna.serve import tracing\n"
+        "from vicuna.serve.watch import tracing\n"
         "assert tracing.start('', 'worker').request('GET', {}).child('attempt').headers() == {}\n"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)\n"
     )

@@ -67,8 +67,8 @@ class LimitsConfig:
     """Most requests per model that wait while every worker is busy; the next one is answered with status 429."""
     queue_wait: float = 60.0
     """Seconds a request waits for a busy worker before it is answered with status 429."""
-    attempts: int = 3
-    """Most workers that are tried for one answer."""
+    attempts: int = 5
+    """Most workers that may fail in a row at one answer without a token in between; then it ends with an error."""
     request: float = 600.0
     """Seconds until an answer that is still being written is ended with an error."""
     body: int = 4 * 1024 * 1024

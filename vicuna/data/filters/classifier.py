@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vicuna.data.config import ToxicityConfig
-from vicuna.data.filters.toxicity import windows
+from vicuna.data.filters.windows import windows
 from vicuna.errors import ConfigError, InputError
 
 BYTES = 2
