@@ -164,6 +164,18 @@ def test_without_keys_people_on_this_machine_may_do_everything_and_others_all_bu
     assert refusal(access, {}, "admin").status == 403
 
 
+def test_without_keys_a_web_page_may_ask_only_where_it_is_named_and_with_a_key_any_may(site: Site) -> None:
+    page = {"origin": "https://page.example"}
+    fault = refusal(Access(AccessConfig()), page, None)
+    assert (fault.status, fault.code) == (403, "origin_not_allowed")
+    for origin in ("https://page.example.evil", "http://page.example", "null", ""):
+        assert refusal(Access(AccessConfig(cors=("https://page.example",))), {"origin": origin}).status == 403
+    for cors in ("https://page.example", "*"):
+        assert Access(AccessConfig(cors=(cors,))).caller(page, HERE, "chat") == Caller(HERE)
+    key = site.add("ann")
+    assert site.access().caller(bearer(key) | page, ELSEWHERE, "chat").name == keyfile.id_of(key)
+
+
 def test_a_controller_that_lets_other_machines_in_needs_keys_or_to_be_told_that_it_is_open(site: Site) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(ConfigError) as caught:

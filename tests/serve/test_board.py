@@ -88,6 +88,31 @@ def test_a_worker_that_dies_is_shown_as_gone(page: Any, stack: Site) -> None:
     expect(rows(page, "models").filter(has_text="doomed")).to_have_count(0)
 
 
+def test_an_empty_fleet_says_how_a_worker_joins(browser: Any, tmp_path: Any) -> None:
+    with site(tmp_path) as made:
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(f"{made.api}/fleet")
+        expect(page.locator("#none")).to_contain_text(f"--controllers {made.api}")
+        expect(page.locator("#workers")).to_be_hidden()
+        made.worker("first")
+        made.worker("second")
+        expect(rows(page, "workers").nth(1)).to_be_visible()
+        expect(page.locator("#none")).to_be_hidden()
+        page.close()
+
+
+def test_workers_in_trouble_stand_first(page: Any, stack: Site) -> None:
+    stack.worker("well")
+    doomed = stack.worker("stopped")
+    expect(rows(page, "workers").first).not_to_contain_text("stopped")
+    doomed.signal(9)
+    expect(rows(page, "workers").filter(has_text="stopped")).to_contain_text("gone")
+    place = "[...document.querySelectorAll('#workers tbody tr .state')].map((each) => each.textContent)"
+    states = page.evaluate(place)
+    assert states == sorted(states, key=lambda state: state == "live")
+
+
 def test_a_controller_that_stops_is_said_and_the_page_finds_it_again(browser: Any, tmp_path: Any) -> None:
     with site(tmp_path) as made:
         made.worker("echo")

@@ -380,6 +380,23 @@ def test_who_waits_too_long_for_a_busy_worker_is_sent_away_with_429() -> None:
     play(scene())
 
 
+def test_an_answer_that_full_workers_refuse_again_and_again_waits_no_longer_than_others() -> None:
+    async def scene() -> None:
+        stage = Stage()
+        stage.join("w1", capacity=2)
+        began = stage.clock()
+        stage.clock.now += LIMITS.queue_wait
+        ticket = await stage.dispatcher.acquire(Ask("m"), again=True, since=began)
+        stage.fleet.full(ticket.worker)
+        stage.dispatcher.release(ticket)
+        task = asyncio.create_task(stage.dispatcher.acquire(Ask("m"), again=True, since=began))
+        await settle()
+        await stage.pass_time(0.1)
+        assert fault_of(task).status == 429
+
+    play(scene())
+
+
 def test_a_model_whose_workers_are_away_is_waited_for_and_served_when_one_comes_back() -> None:
     async def scene() -> None:
         stage = Stage()

@@ -73,6 +73,47 @@ def test_an_answer_that_gets_on_outlives_more_failures_than_one_request_may_have
         assert sum(command.process.poll() is not None for command in place.commands) >= 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_however_many_workers_are_gone_the_last_one_answers(tmp_path: Path, number: int) -> None:
+    flags = ("--limits.attempts", "1", "--limits.stall", "2", "--limits.lease", "60")
+    with site(tmp_path, *flags) as place:
+        gone = [place.worker("m", GOOD) for _ in range(3)]
+        place.worker("m", GOOD)
+        for worker in gone[:2]:
+            worker.signal(number)
+        reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask("hi"), timeout=60)
+        assert reply.json()["choices"][0]["message"]["content"] == "you said hi"
+        gone[2].signal(number)
+        for _ in range(2):  # equal workers take turns
+            reply = httpx.post(f"{place.api}/v1/embeddings", json={"model": "m", "input": "hi"}, timeout=60)
+            assert reply.status_code == 200, reply.text
+
+
+def test_a_client_that_reads_slowly_takes_no_worker_from_others_and_gets_its_whole_answer(tmp_path: Path) -> None:
+    with site(tmp_path) as place:
+        script = GOOD.replace("pace: 0.014", "pace: 0").replace("repeat: 6", "repeat: 400")
+        worker = place.worker("m", script, "--limits.slow", "2", "--model.max_length", "100000")
+        asked = ask() | {"stream": True, "logprobs": True, "top_logprobs": 20}
+        rows: list[Any] = []
+        with httpx.stream("POST", f"{place.api}/v1/chat/completions", json=asked, timeout=60) as reply:
+            for line in reply.iter_lines():
+                if not rows:
+                    until(lambda: "cut off" in worker.output(), "the worker's patience to end")
+                rows += [json.loads(line[6:])] if line.startswith("data: {") else []
+        assert "choices" in rows[-1], rows[-1]
+        text = "".join(row["choices"][0]["delta"].get("content") or "" for row in rows if row["choices"])
+        assert text == LONG * 400
+        assert place.row(worker)["last_failure"] == ""
+
+
+def test_a_request_that_every_worker_fails_at_is_tried_by_so_many_and_no_more(tmp_path: Path) -> None:
+    with site(tmp_path, "--limits.attempts", "2") as place:
+        workers = [place.worker("m", failing("crash", 0)) for _ in range(3)]
+        reply = httpx.post(f"{place.api}/v1/chat/completions", json=ask(), timeout=60)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_failed")
+        until(lambda: sum(worker.process.poll() is not None for worker in workers) == 2, "two to be dead")
+
+
 def test_a_worker_that_is_there_but_gives_no_token_is_replaced(tmp_path: Path) -> None:
     with site(tmp_path, "--limits.token_stall", "2") as place:
         stuck = place.worker("m", GOOD.replace("    repeat: 6\n", "    repeat: 6\n    first: 600\n"))

@@ -158,6 +158,19 @@ def test_a_worker_that_fails_is_paused_longer_each_time_until_it_answers() -> No
     assert worker.failures == 0
 
 
+def test_a_probe_that_fails_puts_the_next_one_off_by_a_second_and_no_more() -> None:
+    fleet, clock = fleet_of(registration("w1"))
+    worker = member(fleet, "w1")
+    fleet.failed(worker, "x")
+    for _ in range(20):
+        clock.now += 1.0
+        fleet.heartbeat(Heartbeat(worker_id="w1"))
+        assert fleet.due_for_probe() == [worker]
+        fleet.unwell(worker, "no answer")
+        assert fleet.due_for_probe() == []
+    assert (worker.failures, worker.last_failure) == (1, "no answer")
+
+
 def test_failures_that_may_be_the_requests_fault_count_from_the_third_on() -> None:
     fleet, _ = fleet_of(registration("w1"))
     worker = member(fleet, "w1")

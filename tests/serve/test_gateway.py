@@ -15,6 +15,9 @@ import openai
 import pytest
 from serve_stack import Site, site, until
 
+from vicuna.serve.faults import Fault
+from vicuna.serve.protocol import Registration, parse
+
 SCRIPT = """
 rules:
   - match: slow
@@ -293,6 +296,32 @@ def test_routes_and_methods_that_do_not_exist_answer_in_the_same_shape(api: Site
     missing, wrong = httpx.get(f"{api.api}/v1/nothing"), httpx.get(f"{api.api}/v1/chat/completions")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_a_web_page_of_another_site_can_make_its_reader_ask_or_change_nothing(api: Site) -> None:
+    worker = api.fleet()["workers"][0]
+    page = {"origin": "https://page.example", "content-type": "text/plain"}  # what browsers send without asking first
+    sent = {
+        "/v1/chat/completions": {"model": "echo", "messages": ask("hi")},
+        "/fleet/drain": {"worker": worker["address"]},
+        "/fleet/leave": {"worker_id": worker["id"]},
+        "/fleet/register": {"worker_id": "w", "address": api.api, "models": [{"name": "m", "max_length": 1}]},
+    }
+    for path, body in sent.items():
+        assert httpx.post(api.api + path, json=body, headers=page).status_code in (401, 403)
+    assert httpx.post(f"{worker['address']}/drain", json={}, headers=page).status_code == 401
+    assert [row["state"] for row in api.fleet()["workers"]] == ["live", "live"]
+
+
+@pytest.mark.parametrize("field", ["worker_id", "checkpoint_hash", "template_hash"])
+@pytest.mark.parametrize("text", ["a\r\nx-evil: 1", "a b", "é", "a\n", "x" * 201])
+def test_what_travels_in_headers_is_a_plain_word(field: str, text: str) -> None:
+    model = {"name": "m", "max_length": 1, "checkpoint_hash": "sha256:0a", "template_hash": ""}
+    body: dict[str, Any] = {"worker_id": "w-1", "address": "http://127.0.0.1:1", "models": [model], "capacity": 1}
+    parse(Registration, json.dumps(body).encode())
+    (body if field in body else model)[field] = text
+    with pytest.raises(Fault, match=field):
+        parse(Registration, json.dumps(body).encode())
 
 
 def test_a_body_that_is_too_large_is_413(api: Site) -> None:

@@ -33,7 +33,7 @@ from vicuna.serve.net.signing import Signer
 from vicuna.serve.net.tls import serving, trust
 from vicuna.serve.protocol import ADDRESSEE
 
-LIMITS = LimitsConfig(slow=1.5, header=4096, body=1_000_000, depth=8)
+LIMITS = LimitsConfig(slow=1.5, header=4096, body=1_000_000, depth=8, request=8.0)
 PATIENCE = 30.0
 SIGNER = Signer(b"not a secret to anybody")
 
@@ -244,6 +244,25 @@ def test_a_body_of_a_shape_that_is_refused_says_so_and_the_connection_goes_on(ru
         assert reply_of(sock)[0] == 200
 
 
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+@pytest.mark.parametrize("split", [0, 40, -5])
+def test_who_offers_another_protocol_is_answered_in_http_with_its_body_read(running, offer, split):
+    asked = post("/echo", b'"body"', "connection: Upgrade, HTTP2-Settings", f"upgrade: {offer}", "http2-settings: AAMA")
+    with running.client() as sock:
+        for _ in range(2):
+            sock.sendall(asked[:split])
+            time.sleep(0.05)
+            sock.sendall(asked[split:])
+            assert reply_of(sock) == (200, b'{"length":6}')
+
+
+def test_nobody_is_connected_through_to_elsewhere(running):
+    for target in (b"x.example:443", b"/echo"):
+        with running.client() as sock:
+            sock.sendall(b"CONNECT " + target + b" HTTP/1.1\r\nhost: x\r\n\r\nmore")
+            assert error(everything(sock))[0] in (400, 405)
+
+
 # ------------------------------------------------------------------------------------------- slow clients
 def test_a_head_that_trickles_in_is_cut_off_as_is_a_client_that_says_nothing(running):
     with running.client() as slow, running.client() as silent:
@@ -275,18 +294,23 @@ def test_line_breaks_for_ever_are_no_sign_of_a_request(running):
         trickle.join(PATIENCE)
 
 
-def test_a_body_that_stops_coming_is_cut_off_and_one_that_goes_on_is_not(running):
-    with running.client() as stuck, running.client() as slow:
-        head = post("/echo", b"x" * 60)[:-60]
-        stuck.sendall(head + b'"')
+def test_a_body_that_stops_coming_or_trickles_is_cut_off_and_one_that_goes_on_is_not(running):
+    with running.client() as stuck, running.client() as trickling, running.client() as slow:
+        head = post("/echo", b"x" * 60_000)[:-60_000]
+        stuck.sendall(head + b'"' + b"x" * 50_000)
+        trickling.sendall(head + b'"')
         slow.sendall(head + b'"')
+        trickle = threading.Thread(target=_trickle, args=(trickling, b"x" * 10))
+        trickle.start()
         for _ in range(5):
             time.sleep(LIMITS.slow / 3)
-            slow.sendall(b"x" * 10)
-        slow.sendall(b"x" * 8 + b'"')
-        assert reply_of(slow) == (200, b'{"length":60}')
-        status, found = error(everything(stuck))
-        assert (status, found["code"]) == (408, "request_timeout")
+            slow.sendall(b"x" * 10_000)
+        slow.sendall(b"x" * 9998 + b'"')
+        assert reply_of(slow) == (200, b'{"length":60000}')
+        for cut in (stuck, trickling):
+            status, found = error(everything(cut))
+            assert (status, found["code"]) == (408, "request_timeout")
+        trickle.join(PATIENCE)
 
 
 def test_what_comes_of_a_body_after_its_answer_is_not_read_for_ever(running):
@@ -317,6 +341,19 @@ def test_a_client_that_reads_slowly_but_reads_is_served(running):
                 taken += len(sock.recv(65_536))
         assert running.service.open == 1
     running.until_open(0)
+
+
+def test_who_takes_its_answer_little_by_little_does_not_keep_it_open_for_ever(running):
+    with running.client(buffer=65_536) as sock:
+        sock.sendall(b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n")
+        running.until_open(1)
+        began = time.monotonic()
+        while running.service.open:
+            assert time.monotonic() < began + PATIENCE
+            time.sleep(0.01)
+            with contextlib.suppress(ConnectionResetError):
+                sock.recv(10_000)
+        assert time.monotonic() - began >= LIMITS.request
 
 
 def test_a_stream_with_nothing_but_signs_of_life_is_left_alone(running):

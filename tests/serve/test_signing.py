@@ -141,6 +141,7 @@ def test_without_a_secret_nothing_is_signed_and_a_member_of_a_fleet_that_has_one
     assert plain.sealed({}, {})
     assert code(plain, {}) == ""
     assert code(plain, there.headers("POST", "/generate", b"{}")) == "no_secret"
+    assert code(plain, {"origin": "https://page.example"}) == "unsigned_call"
 
 
 # ------------------------------------------------------------------------------------------- replies and challenges

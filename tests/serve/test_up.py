@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -201,6 +202,32 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path, ups: list[
         lone = Command(tmp_path, "controller", "--port", str(port))
         assert lone.wait() == 2
         assert "choose another with --port" in lone.output()
+
+
+def test_a_port_that_is_given_twice_is_said_with_both_places() -> None:
+    port = free_port()
+    controllers = (ControllerConfig(port=port), ControllerConfig(port=port))
+    with pytest.raises(ConfigError, match=rf"controller 1 .* and .* controller 2 .* are both {port}"):
+        with_ports(StackConfig(controllers=controllers, page=False))
+
+
+def test_the_page_of_a_stack_trusts_the_authority_of_the_fleet(tmp_path: Path, ups: list[Up]) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key]
+    subprocess.run(["openssl", "req", "-x509", *kind, *names, "-out", cert], check=True, capture_output=True)
+    tls = {"cert": cert, "key": key, "ca": cert}
+    workers = [{"names": ["one"], "engine": {"kind": "scripted"}, "tls": tls}]
+    web = {"port": free_port()}
+    port = free_port()
+    ups.append(Up(tmp_path, controllers=[{"port": port, "tls": tls}], workers=workers, page=True, web=web))
+    ups[0].ready()
+    page = ups[0].child("web")
+    assert page is not None
+    program = f"import openai; print(openai.OpenAI(base_url='https://127.0.0.1:{port}/v1').models.list().data[0].id)"
+    words, environment = [sys.executable, "-c", program], page.environ() | {"OPENAI_API_KEY": "none"}
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == "one\n"
 
 
 def test_a_worker_that_cannot_start_ends_the_stack_with_its_reason(tmp_path: Path, ups: list[Up]) -> None:

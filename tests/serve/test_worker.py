@@ -110,6 +110,36 @@ def test_a_request_that_finds_a_worker_full_because_of_another_controller_waits_
         assert [said(reply) for reply in [*replies, *more]] == [LONG] * 6
 
 
+def test_who_asked_first_has_room_first() -> None:
+    async def body() -> None:
+        running = Running(1)
+        work = await running.begin()
+        first = asyncio.create_task(running.begin())  # of a controller with few requests
+        await asyncio.sleep(0)
+        running.end(work)
+        second = asyncio.create_task(running.begin())  # of one whose next request comes as soon as there is room
+        running.end(await first)
+        assert len(running) == 0
+        running.end(await second)
+
+    asyncio.run(body())
+
+
+def test_who_waits_for_room_is_told_when_the_worker_drains() -> None:
+    async def body() -> None:
+        running = Running(1)
+        work = await running.begin()
+        waiting = asyncio.create_task(running.begin())
+        await asyncio.sleep(0)
+        running.draining = True
+        running.end(work)
+        with pytest.raises(Fault, match="no new work"):
+            await waiting
+        assert len(running) == 0
+
+    asyncio.run(body())
+
+
 def test_a_caller_that_leaves_before_the_first_token_frees_the_room(place: Site) -> None:
     worker = address(place, place.worker("m", SLOW_PREFILL, "--engine.slots", "1"))
     with httpx.stream("POST", f"{worker}/generate", json=job("prefill")) as reply:
@@ -332,10 +362,11 @@ def test_room_is_taken_and_given_back_exactly_once(capacity: int, steps: list[in
         running, open_work = Running(capacity), list[Work]()
         for step in steps:
             if step is None and len(open_work) < capacity:
-                open_work.append(running.begin())
+                open_work.append(await running.begin())
             elif step is None:
-                with pytest.raises(Fault):
-                    running.begin()
+                with pytest.raises(TimeoutError):  # the caller leaves while it waits for its turn
+                    async with asyncio.timeout(0.0001):
+                        await running.begin()
             elif open_work:
                 work = open_work.pop(step % len(open_work))
                 running.end(work)

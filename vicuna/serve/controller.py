@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 
-import aiohttp
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -21,7 +20,7 @@ from vicuna.serve.fleet.client import WorkerClient
 from vicuna.serve.fleet.dispatch import Dispatcher
 from vicuna.serve.fleet.reception import Reception, Watch
 from vicuna.serve.fleet.table import Fleet
-from vicuna.serve.net import server, tls
+from vicuna.serve.net import server, tls, wire
 from vicuna.serve.net.addresses import AllowList
 from vicuna.serve.net.asgi import Sealed
 from vicuna.serve.net.secret import load_secret
@@ -43,7 +42,7 @@ class Controller:
     def __init__(
         self,
         config: ControllerConfig,
-        session: aiohttp.ClientSession,
+        pool: wire.Pool,
         access: Access,
         signer: Signer,
         addresses: AllowList,
@@ -52,7 +51,7 @@ class Controller:
         limits = config.limits
         self.fleet = Fleet(limits.lease, time.monotonic, policies.make(config.fleet))
         self.dispatcher = Dispatcher(self.fleet, limits, time.monotonic)
-        client = WorkerClient(session, signer)
+        client = WorkerClient(pool, signer)
         self.gateway = Gateway(self.dispatcher, client, limits, access=access, metrics=metrics, log=config.log)
         self.reception = Reception(self.dispatcher, client, self.gateway, metrics, signer, addresses, limits)
         self.watch = Watch(self.dispatcher, client, limits.lease)
@@ -79,20 +78,22 @@ def make_app(config: ControllerConfig, tracer: tracing.Tracer) -> tuple[Starlett
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         limits = config.limits
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.stall)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE, ssl=trusted, socket_factory=addresses.socket)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            controller = Controller(config, session, access, signer, addresses, metrics)
-            app.state.controller = controller
-            app.router.routes.extend([*controller.gateway.routes(), *controller.reception.routes()])
-            tasks = [asyncio.create_task(each) for each in (controller.watch.run(), access.watch())]
-            for task in tasks:
-                task.add_done_callback(_report_end)
-            yield
-            for task in tasks:
-                task.cancel()
+        pool = wire.Pool(
+            connect=limits.connect, silence=limits.stall, idle=IDLE, trusted=trusted, make_socket=addresses.socket
+        )
+        controller = Controller(config, pool, access, signer, addresses, metrics)
+        app.state.controller = controller
+        app.router.routes.extend([*controller.gateway.routes(), *controller.reception.routes()])
+        tasks = [asyncio.create_task(each) for each in (controller.watch.run(), access.watch())]
+        for task in tasks:
+            task.add_done_callback(_report_end)
+        yield
+        for task in tasks:
+            task.cancel()
+        pool.close()
 
     app = Starlette(lifespan=lifespan, exception_handlers=ERROR_HANDLERS, middleware=_cors(config.access.cors))
+    app.router.redirect_slashes = False
     return app, Observed(Sealed(app, signer), tracer, metrics.request)
 
 

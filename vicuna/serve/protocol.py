@@ -24,6 +24,9 @@ ADDRESSEE = "x-vicuna-worker"
 """Header of a job: the id of the worker that it is meant for."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+WorkerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,200}$")]
+"""As worker ids, a plain word: both travel in headers."""
 
 FEATURES: Final = {
     "chat": "answer chats",
@@ -47,8 +50,8 @@ class ServedModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^@]+$")]
-    checkpoint_hash: str = ""
-    template_hash: str = ""
+    checkpoint_hash: Hash = ""
+    template_hash: Hash = ""
     max_length: Annotated[int, Field(ge=1)]
     version: Annotated[str, Field(max_length=LONGEST_NAME, pattern=r"^[^@]*$")] = ""
     """Label of this version, as in `name@version`; "" where the operator gave none."""
@@ -64,7 +67,7 @@ class Registration(BaseModel):
     """A worker asks to join a fleet."""
 
     protocol: int = PROTOCOL
-    worker_id: Annotated[str, Field(min_length=1, max_length=100)]
+    worker_id: WorkerId
     address: Annotated[str, Field(pattern=r"^https?://[^/\s]+$", max_length=300)]
     engine: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     models: Annotated[list[ServedModel], Field(min_length=1, max_length=100)]
@@ -76,17 +79,17 @@ class Registration(BaseModel):
 class Heartbeat(BaseModel):
     """A worker's sign of life."""
 
-    worker_id: str
+    worker_id: WorkerId
     draining: bool = False
     running: Annotated[int, Field(ge=0)] = 0
     """Answers that it computes, whichever controller sent them."""
-    load: dict[str, Finite] = Field(default_factory=dict)
+    load: Annotated[dict[str, Finite], Field(max_length=100)] = {}
 
 
 class Leave(BaseModel):
     """A worker goes; it takes no new work."""
 
-    worker_id: str
+    worker_id: WorkerId
 
 
 class Which(BaseModel):

@@ -45,6 +45,8 @@ class Child:
     name: str
     command: str
     config: ControllerConfig | WorkerConfig | WebConfig
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for this process alone."""
     process: asyncio.subprocess.Process | None = None
     last_lines: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=20))
 
@@ -55,11 +57,15 @@ def with_ports(config: StackConfig) -> StackConfig:
     Workers without a fleet secret of their own take the first controller's.
 
     Raises:
-        ConfigError: a port is in use; the message names the setting.
+        ConfigError: a port is in use, or given twice; the message names the setting.
     """
+    given: dict[tuple[str, int], str] = {}
     with contextlib.ExitStack() as held:
 
         def free(host: str, port: int, flag: str) -> int:
+            first = given.setdefault((host, port), flag)
+            if port and first != flag:
+                raise ConfigError(f"{first} and {flag} are both {port}; every process needs a port of its own")
             sock: socket.socket = held.enter_context(server.listen(host, port, flag))
             return server.port_of(sock)
 
@@ -125,7 +131,7 @@ class Stack:
         ]
         self._others = [Child(_worker_name(config.workers, i), "worker", w) for i, w in enumerate(config.workers)]
         if config.page:
-            self._others.append(Child("web", "web", config.web))
+            self._others.append(Child("web", "web", config.web, _trust(config.controllers[0])))
         self._log = StackLog((child.name for child in self._children), config.controllers[0].log.format)
 
     @property
@@ -194,7 +200,13 @@ class Stack:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **self._environment, lifeline.VARIABLE: str(self._read_end), "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                **self._environment,
+                **child.environment,
+                lifeline.VARIABLE: str(self._read_end),
+                "PYTHONUNBUFFERED": "1",
+            },
             pass_fds=(self._read_end,),
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the children in order
         )
@@ -264,6 +276,11 @@ async def _get(session: aiohttp.ClientSession, address: str) -> bytes | None:
 
 def _address(controller: ControllerConfig) -> str:
     return server.url(controller.host, controller.port, controller.tls.scheme)
+
+
+def _trust(controller: ControllerConfig) -> dict[str, str]:
+    """What makes OpenAI's client, and so the page, trust the same authority as the fleet."""
+    return {"SSL_CERT_FILE": controller.tls.ca} if controller.tls.ca else {}
 
 
 def _numbered(name: str, index: int, count: int) -> str:

@@ -9,8 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from vicuna.serve import faults
+from vicuna.serve.faults import Fault
 
 T = TypeVar("T")
+TURN = 0.5
+"""Seconds that a call waits for room: long enough that a controller which asks again and again has its turn beside one
+whose calls follow each other closely, short enough to try another worker instead."""
 LAST_WORDS = 1.0
 """Seconds that answers have to pass on that they are handed over."""
 
@@ -59,6 +63,7 @@ class Running:
     def __init__(self, capacity: int) -> None:
         self.draining = False
         self._capacity = capacity
+        self._room = asyncio.Semaphore(capacity)  # first come, first served
         self._open: set[Work] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,16 +71,23 @@ class Running:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self) -> Work:
-        """Take one place; it must be given back with `end`.
+    async def begin(self) -> Work:
+        """Take one place, now or within a moment; it must be given back with `end`.
 
         Raises:
             Fault: 503; code `draining` or `full`.
         """
-        if self.draining:
-            raise faults.server_error("this worker takes no new work", status=503, code="draining")
-        if len(self._open) >= self._capacity:
-            raise faults.server_error(f"this worker computes {self._capacity} answers already", 503, code="full")
+        self._refuse_when_draining()
+        try:
+            async with asyncio.timeout(TURN):
+                await self._room.acquire()
+        except TimeoutError:
+            raise faults.server_error(f"this worker computes {self._capacity} answers already", 503, "full") from None
+        try:
+            self._refuse_when_draining()
+        except Fault:
+            self._room.release()
+            raise
         work = Work()
         self._open.add(work)
         self._idle.clear()
@@ -88,6 +100,7 @@ class Running:
             KeyError: it was given back before.
         """
         self._open.remove(work)
+        self._room.release()
         if not self._open:
             self._idle.set()
 
@@ -100,6 +113,10 @@ class Running:
             work.hand_over()
         await self._until_idle(LAST_WORDS)
         return left
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise faults.server_error("this worker takes no new work", status=503, code="draining")
 
     async def _until_idle(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -118,13 +118,13 @@ class Worker:
         """Compute one answer, one JSON line per piece; what goes wrong is a line too."""
         job = parse(Job, await self._called(request))
         self._check_name(job.model)
-        return self._stream(lambda work: self._answer(job, work))
+        return await self._stream(lambda work: self._answer(job, work))
 
     async def embed(self, request: Request) -> Response:
         """Compute vectors: empty lines while it is at work, then one JSON object."""
         job = parse(EmbedJob, await self._called(request))
         self._check_name(job.model)
-        return self._stream(lambda work: self._vectors(job, work))
+        return await self._stream(lambda work: self._vectors(job, work))
 
     async def tokenize(self, request: Request) -> Response:
         """The token ids of a job's prompt."""
@@ -141,9 +141,9 @@ class Worker:
         return as_json({"draining": True, "running": len(self.running)}, request)
 
     # ------------------------------------------------------------------------------------- computing
-    def _stream(self, compute: Callable[[Work], AsyncGenerator[bytes, None]]) -> Response:
+    async def _stream(self, compute: Callable[[Work], AsyncGenerator[bytes, None]]) -> Response:
         """A reply that holds one place of this worker until its last byte is out or the controller has gone."""
-        work = self.running.begin()
+        work = await self.running.begin()
 
         async def end() -> None:
             self.running.end(work)
@@ -227,6 +227,7 @@ class Worker:
 def make_app(worker: Worker, signer: Signer, tracer: tracing.Tracer) -> Observed:
     """The worker as a web application."""
     app = Starlette(routes=worker.routes(), exception_handlers=ERROR_HANDLERS)
+    app.router.redirect_slashes = False
     return Observed(Sealed(app, signer, worker.id), tracer)
 
 

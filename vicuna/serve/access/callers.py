@@ -61,6 +61,7 @@ class Access:
             ConfigError: the key file is missing or broken.
         """
         self._path = Path(config.keys) if config.keys else None
+        self._pages = config.cors
         self._clock = clock
         self._wall = wall
         self._keys: Mapping[str, Key] = {}
@@ -94,9 +95,10 @@ class Access:
             scope: what the request opens; None is open to every key.
 
         Raises:
-            Fault: 401 no key, or not a valid one; 403 the key does not open this.
+            Fault: 401 no key, or not a valid one; 403 the key does not open this, or it is a web page that asks.
         """
         if self._path is None:
+            self._check_page(headers.get("origin"))
             if scope == "admin" and not is_loopback(client):
                 raise _forbidden("without API keys, this is for people on the controller's own machine")
             return Caller(client)
@@ -104,6 +106,15 @@ class Access:
         if scope is not None and scope not in key.scopes:
             raise _forbidden(f"this API key lacks the scope {scope!r}; it has: {', '.join(key.scopes) or 'none'}")
         return Caller(key.id, key)
+
+    def _check_page(self, origin: str | None) -> None:
+        """Without keys whoever reaches us is let in, and a page of any web site reaches us from its reader's browser.
+
+        Browsers name the page in requests that change something; whether it may read the reply is not asked before.
+        """
+        if origin is not None and origin not in self._pages and "*" not in self._pages:
+            message = f"without API keys, web pages of {origin[:100]} may not ask; access.cors names those that may"
+            raise Fault(message, status=403, code="origin_not_allowed")
 
     def _key(self, text: str) -> Key:
         key = self._keys.get(keyfile.id_of(text))

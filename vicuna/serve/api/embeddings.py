@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from vicuna.serve import faults
-from vicuna.serve.api.handlers import encode
 from vicuna.serve.api.requests import EmbeddingRequest
+from vicuna.serve.encoding import encode
 from vicuna.serve.protocol import EmbedJob
 
 

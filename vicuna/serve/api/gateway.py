@@ -5,7 +5,6 @@ import logging
 import math
 import random
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,7 +71,8 @@ class Gateway:
         self._metrics = metrics
         self._log_prompts = log.prompts
         self._created = int(time.time())
-        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+        self._answers: set[Answer] = set()
+        """Those in the making."""
 
     def routes(self) -> list[Route]:
         """What this part answers."""
@@ -219,6 +219,7 @@ class Gateway:
         return Stream(events, "text/event-stream", headers, end)
 
     def _settle(self, admission: Admission, answers: Sequence[Answer], n: int) -> None:
+        self._answers.difference_update(answers)
         admission.settle(gather.usage(answers, n).total)
         if self._log_prompts:
             for answer in answers:

@@ -1,26 +1,20 @@
 """What every serving process answers alike: JSON, faults, and routes that do not exist."""
 
-import json
-from typing import Any, cast
+from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from vicuna.serve import faults
+from vicuna.serve.encoding import encode
 from vicuna.serve.faults import LONGEST_WORDS, Fault
 from vicuna.serve.net.asgi import ClientGone, request_id
 from vicuna.serve.watch import logs
 
 JSON = "application/json"
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 CLIENT_GONE = 499
 """What web servers write down for a client that left; nobody reads it."""
-
-
-def encode(value: Any) -> bytes:
-    """JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, become question marks."""
-    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def as_json(value: object, request: Request, status: int = 200) -> Response:
@@ -42,7 +36,7 @@ async def on_fault(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Routes and methods that do not exist."""
     status = getattr(error, "status_code", 500)
-    path = request.url.path[:LONGEST_WORDS]
+    path = request.scope["path"][:LONGEST_WORDS]
     known = {404: f"there is no {path} here", 405: f"{request.method} is not answered here"}
     message = known.get(status, str(getattr(error, "detail", error)))
     code = {404: "not_found", 405: "method_not_allowed"}.get(status)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicuna.serve.api import logprobs
-from vicuna.serve.api.handlers import encode
 from vicuna.serve.api.whole import Whole
+from vicuna.serve.encoding import encode
 from vicuna.serve.faults import Fault
 from vicuna.serve.fleet.failover import Answer, Part
 from vicuna.serve.protocol import ServedModel

@@ -1,12 +1,11 @@
 """One question that a worker answers in one go (vectors, token ids), asked again of another where it fails."""
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
+from pydantic_core import from_json
 
 from vicuna.serve import faults
 from vicuna.serve.config import LimitsConfig
@@ -42,6 +41,9 @@ class Call:
         self._watch = metrics.answer(ask.model)
         self._avoid: set[str] = set()
         self._failures: list[str] = []
+        self._attempts = 0
+        self._reached = False
+        self._waits_since = time.monotonic()
 
     async def answer(self) -> tuple[Mapping[str, Any], Ticket]:
         """A worker's reply, and the ticket (given back already) that says whose it is.
@@ -63,17 +65,17 @@ class Call:
 
     async def _somebodys(self) -> tuple[Mapping[str, Any], Ticket]:
         again = False
-        while len(self._failures) < self._limits.attempts:
+        while self._attempts < self._limits.attempts:
             ticket = await self._ticket(again)
             self._watch.dispatched(ticket.worker.id)
-            again, answered = True, False
+            self._reached, again, answered = False, True, False
             try:
                 reply = await self._reply_of(ticket)
                 answered = True
                 return reply, ticket
             except Fault as fault:
                 self._judge(ticket, fault)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 self._failed(ticket, type(error).__name__, "connection")
             finally:
                 self._dispatcher.release(ticket, answered)
@@ -81,7 +83,7 @@ class Call:
 
     async def _ticket(self, again: bool) -> Ticket:
         try:
-            return await self._dispatcher.acquire(self._ask, self._avoid, again=again)
+            return await self._dispatcher.acquire(self._ask, self._avoid, None, again, self._waits_since)
         except Fault as fault:
             if self._failures and fault.status in (404, 503):
                 raise self._lost() from fault
@@ -91,10 +93,11 @@ class Call:
         """What the worker says; an error that it noticed late comes with status 200."""
         extra = self._watch.headers()
         async with self._client.post(ticket.worker, self._path, self._body, self._request_id, extra) as reply:
-            content = await reply.read()
-        if reply.status != 200:
-            raise faults.from_body(reply.status, content)
-        said = json.loads(content)  # signs of life stand before it; white space there is JSON
+            self._reached = True
+            content = await reply.rest()
+            if reply.status != 200:
+                raise faults.from_body(reply.status, content)
+        said = from_json(content)  # signs of life stand before it; white space there is JSON
         if not isinstance(said, dict):
             raise ValueError("not of the protocol")
         if "error" in said:
@@ -119,6 +122,7 @@ class Call:
         worker = ticket.worker
         self._avoid.add(worker.id)
         self._failures.append(f"{worker.id} {reason}")
+        self._attempts += self._reached  # one that was gone before it had the question says nothing about the question
         self._watch.failover(worker.id, kind)
         self._dispatcher.fleet.failed(worker, reason, certain=kind != "engine")
 

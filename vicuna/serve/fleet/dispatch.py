@@ -36,7 +36,12 @@ class Dispatcher:
         share a worker take turns."""
 
     async def acquire(
-        self, ask: Ask, avoid: Collection[str] = (), version: ServedModel | None = None, again: bool = False
+        self,
+        ask: Ask,
+        avoid: Collection[str] = (),
+        version: ServedModel | None = None,
+        again: bool = False,
+        since: float | None = None,
     ) -> Ticket:
         """A ticket for the model, now or within the limits' times.
 
@@ -46,6 +51,7 @@ class Dispatcher:
             version: the hashes of the worker that began the answer; only such ones may continue it.
             again: a worker had this answer before and refused it. Like answers with `avoid` or `version` it goes before
                 the others and is not turned away from a full line.
+            since: when it began to wait, on this clock, if that was before now.
 
         Raises:
             Fault: 404 nobody ever served it; 400 no worker of it can do what the request needs; 429 too many wait, or
@@ -61,8 +67,8 @@ class Dispatcher:
             if ticket is not None:
                 return ticket
         again = again or bool(avoid) or version is not None
-        waiter = Waiter(ask, frozenset(avoid), version, again, asyncio.get_running_loop().create_future(), now)
-        self._join(waiter)
+        future: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        self._join(waiter := Waiter(ask, frozenset(avoid), version, again, future, now if since is None else since))
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -108,7 +114,7 @@ class Dispatcher:
         self._refuse_hopeless(ask)
         line = self._lines.get(ask.model)
         if line is None:  # `acquire` has just asked the fleet
-            self._lines[ask.model] = line = Line(waiter.since)
+            self._lines[ask.model] = line = Line(self._clock())
             line.join(waiter)
             return
         if not waiter.again and line.counted >= self._limits.queue:

@@ -4,6 +4,7 @@ The answer's token ids so far (or its text, where an engine knows no ids) go wit
 computes on from there; the client's text goes on without a gap and without a repetition.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -11,19 +12,23 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-import aiohttp
-
 from vicuna.serve import faults
 from vicuna.serve.config import LimitsConfig
+from vicuna.serve.encoding import decode
 from vicuna.serve.faults import MISDIRECTED, Fault
 from vicuna.serve.fleet.ask import Ask
 from vicuna.serve.fleet.client import Impostor, WorkerClient
 from vicuna.serve.fleet.dispatch import Dispatcher
 from vicuna.serve.fleet.table import Ticket
+from vicuna.serve.net import wire
 from vicuna.serve.protocol import Job, ServedModel
 from vicuna.serve.watch.metrics import Metrics
 
 log = logging.getLogger(__name__)
+TAIL = 1.0
+"""Seconds to wait for the end of a worker's reply behind the answer's last piece."""
+HELD_UP = 1.0
+"""Seconds that a client may take for what has come, before a connection to a worker may break for its sake."""
 
 
 class Part(NamedTuple):
@@ -79,11 +84,13 @@ class Answer:
         self._past_text = False
         self._counted = 0
         self._finished = False
-        self._reply: aiohttp.ClientResponse | None = None
+        self._reply: wire.Connection | None = None
         self._avoid: set[str] = set()
         self._failures: list[str] = []
         self._failed_in_a_row = 0
         self._tried = 0
+        self._reached = False
+        self._held_up = False
         self._dispatcher = dispatcher
         self._client = client
         self._limits = limits
@@ -91,6 +98,7 @@ class Answer:
         now = time.monotonic()
         self._deadline = min(ask.deadline, now + limits.request)
         self._token_at = now
+        self._waits_since = now
 
     @property
     def completion_tokens(self) -> int:
@@ -115,9 +123,9 @@ class Answer:
                     async with contextlib.aclosing(self._from_worker(ticket)) as batches:
                         async for batch in batches:
                             yield batch
-                except _Full:
+                except _Full:  # and it still waits, since when it began to
                     self._dispatcher.fleet.full(ticket.worker)
-                except (WorkerFailed, _Declined, aiohttp.ClientError, OSError) as error:
+                except (WorkerFailed, _Declined, OSError) as error:
                     if not self._finished:  # a connection that breaks after the last piece has done its work
                         self._give_up_on(ticket, error)
                 finally:
@@ -135,7 +143,8 @@ class Answer:
             raise self._lost()
         version = self.version if self._started else None
         try:
-            return await self._dispatcher.acquire(self.ask, self._avoid, version, again=bool(self._tried))
+            again = bool(self._tried)
+            return await self._dispatcher.acquire(self.ask, self._avoid, version, again, self._waits_since)
         except Fault as fault:
             if self._failures and fault.status in (404, 503):
                 raise self._lost() from fault
@@ -153,6 +162,12 @@ class Answer:
 
     def _give_up_on(self, ticket: Ticket, error: Exception) -> None:
         worker = ticket.worker
+        self._waits_since = time.monotonic()
+        if self._held_up and isinstance(error, OSError):
+            # A worker cuts off who does not read, and we did not because our client does not. If it is gone, the next
+            # attempt will tell.
+            log.info("%s: its slow client held up worker %s", self.job.id, worker.address)
+            return
         self._avoid.add(worker.id)
         if self._dispatcher.closed:
             return
@@ -162,7 +177,7 @@ class Answer:
             return
         reason = _describe(error, self._limits)
         self._failures.append(f"{worker.id} {reason}")
-        self._failed_in_a_row += 1
+        self._failed_in_a_row += self._reached  # one that was gone before it had the job says nothing about the job
         self._watch.failover(worker.id, error.kind if isinstance(error, WorkerFailed) else "connection")
         self._dispatcher.fleet.failed(worker, reason, certain=not isinstance(error, EngineError))
         log.warning("%s: worker %s %s after %d tokens", self.job.id, worker.address, reason, self.completion_tokens)
@@ -171,24 +186,33 @@ class Answer:
     async def _from_worker(self, ticket: Ticket) -> AsyncGenerator[list[Part], None]:
         self._watch.dispatched(ticket.worker.id)
         self._tried += 1
+        self._reached = self._held_up = False
         self._token_at = time.monotonic()
         call = self._client.post(ticket.worker, "/generate", self._body(), self.job.id, self._watch.headers())
         async with call as reply:
-            self._reply = reply
+            self._reply, self._reached = reply, True
             if reply.status != 200:
-                raise _refusal(reply.status, await reply.read())
+                raise self._judged(_refusal(reply.status, await reply.rest()))
             rest = b""
-            while data := await reply.content.readany():  # up to the end, so that the connection can be used again
+            while not self._finished and (data := await reply.some()):
                 *lines, rest = (rest + data).split(b"\n")
                 batch, error = self._read(lines)
+                self._check_clocks()
                 if batch:
                     self._note_share(ticket)
+                    before = time.monotonic()
                     yield batch
+                    self._held_up |= time.monotonic() - before > HELD_UP
                 if error is not None:
-                    raise error
-                self._check_clocks()
-        if not self._finished:
-            raise WorkerFailed("closed the connection")
+                    raise self._judged(error)
+            if not self._finished:
+                raise WorkerFailed("closed the connection")
+            await _read_end(reply)
+
+    def _judged(self, error: Exception) -> Exception:
+        """A request whose answer has begun is not at fault any more; a worker with less room may refuse to go on."""
+        begun = isinstance(error, Fault) and self._started
+        return EngineError(f"refused to continue the answer: {error}") if begun else error
 
     def _note_share(self, ticket: Ticket) -> None:
         self.version = ticket.model
@@ -208,7 +232,7 @@ class Answer:
         error: Exception | None = None
         try:
             for line in filter(None, lines):
-                row = json.loads(line)
+                row = decode(line)
                 if "text" in row:
                     batch.append(self._take(row))
                 elif "prompt_tokens" in row:
@@ -251,6 +275,15 @@ class Answer:
             raise TokensStalled(f"gave no token for {self._limits.token_stall:g} s")
 
 
+async def _read_end(reply: wire.Connection) -> None:
+    """Read to the end, so that the connection can be used again; a worker that hangs here has done its work."""
+    if reply.complete:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TAIL):
+            await reply.rest()
+
+
 def _refusal(status: int, body: bytes) -> Exception:
     fault = faults.from_body(status, body)
     if status == 503:
@@ -270,12 +303,12 @@ def _fault_of(error: dict[str, Any]) -> Exception:
 
 
 def _describe(error: Exception, limits: LimitsConfig) -> str:
-    if isinstance(error, aiohttp.ServerTimeoutError):
+    if isinstance(error, wire.Silent):
         return f"gave no sign of life for {limits.stall:g} s"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, wire.Unreachable):
         return "cannot be reached"
     if isinstance(error, Impostor):
         return str(error)
-    if isinstance(error, aiohttp.ClientError | OSError):
+    if isinstance(error, OSError):
         return "closed the connection"
     return str(error)

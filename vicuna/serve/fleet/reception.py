@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 
-import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -114,7 +113,7 @@ class Reception:
             raise Fault(f"there is no worker {asked!r}. On the list: {known}", status=404, code="unknown_worker")
         try:
             await self._client.call(worker, "/drain", b"{}", request_id(request))
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except OSError as error:
             cause = str(error) or type(error).__name__
             raise faults.server_error(f"{worker.address} cannot be reached: {cause}", 502, "worker_failed") from error
         self._fleet.drain(worker.id)
@@ -159,7 +158,7 @@ class Reception:
     async def _probe(self, address: str, worker_id: str) -> None:
         try:
             found = await self._client.health(address)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             cause = str(error) or type(error).__name__
             message = (
                 f"this controller cannot reach the worker at {address} ({cause}); check --advertise and --port of "
@@ -201,8 +200,8 @@ class Watch:
     async def _probe(self, worker: Worker) -> None:
         try:
             found = await self._client.health(worker.address)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._fleet.failed(worker, f"probe failed: {error or type(error).__name__}")
+        except (OSError, ValueError) as error:
+            self._fleet.unwell(worker, f"probe failed: {error or type(error).__name__}")
         else:
             if found == worker.id:
                 log.info("worker %s is well again", worker.address)

@@ -218,8 +218,8 @@ class Versions:
     def recount(self) -> None:
         """Work out the routes anew, after a worker came, went or drains.
 
-        The active version is that of the oldest worker that does not drain, so that all controllers agree on it, and
-        so that it changes only when its last worker goes.
+        The active version is that of the oldest worker that does not drain, so that all controllers agree on it; it
+        changes when no worker of the old one is older than every worker of the new one.
         """
         self._versions = {hashes: replicas for hashes, replicas in self._versions.items() if replicas.members}
         for replicas in self._versions.values():

@@ -1,7 +1,7 @@
 """The fleet as a table of leases. Pure: no network, no tasks, and the clock is handed in.
 
 Reading never changes anything. What changes the table are the named events: join, heartbeat, leave, drain, dispatch,
-release, full, failed, restore, and the passing of leases in `expire`.
+release, full, failed, unwell, restore, and the passing of leases in `expire`.
 """
 
 import itertools
@@ -19,6 +19,8 @@ __all__ = ["Fleet", "JoinRefused", "Ticket", "Worker"]
 
 FIRST_SUSPENSION = 0.5
 LONGEST_SUSPENSION = 30.0
+LOOK_AGAIN = 1.0
+"""Seconds between two probes of a worker that is not well."""
 PATIENCE = 3
 """Failures in a row from which on it is the worker's fault, not the requests'."""
 FULL = 0.25
@@ -183,6 +185,11 @@ class Fleet:
         pause = min(LONGEST_SUSPENSION, FIRST_SUSPENSION * 2 ** min(worker.failures - 1, 10))
         worker.retry_at = self._clock() + pause
         worker.place(self._clock())
+
+    def unwell(self, worker: Worker, reason: str) -> None:
+        """A probe found a suspended worker as bad as before; that is no new failure, and it is looked at again soon."""
+        worker.last_failure = reason
+        worker.retry_at = self._clock() + LOOK_AGAIN
 
     def restore(self, worker: Worker) -> None:
         """A probe found the worker well again."""

@@ -2,10 +2,10 @@
 
 import asyncio
 import hashlib
+import random
 import re
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar, cast
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -32,7 +32,7 @@ def request_id(request: Request) -> str:
     known = request.scope.get("vicuna.request_id")
     if known is None:
         given = request.headers.get("x-request-id", "")
-        known = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        known = given if _REQUEST_ID.fullmatch(given) else f"req-{random.getrandbits(128):032x}"
         request.scope["vicuna.request_id"] = known
     return str(known)
 
@@ -119,25 +119,34 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client goes away (the body must have been read).
+
+    It is done in the caller's own task; only the watch over the client is another one.
 
     Raises:
         ClientGone: it did.
     """
-    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
-    finally:
-        watch.cancel()
-        if not task.done():
+    task = cast("asyncio.Task[Any]", asyncio.current_task())  # there is one wherever somebody awaits
+    left = over = False
+
+    def leave(_: "asyncio.Future[None]") -> None:
+        nonlocal left
+        if not over:
+            left = True
             task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # it failed while it was being ended, which interests nobody any more
+
+    watch = asyncio.ensure_future(_gone(receive))
+    watch.add_done_callback(leave)
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError):
+        if left and not task.uncancel():  # else somebody else cancels us too
+            raise ClientGone from None
+        raise
+    finally:
+        over = True
+        watch.cancel()
 
 
 class Stream(Response):

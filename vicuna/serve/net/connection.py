@@ -16,8 +16,11 @@ from uvicorn.server import ServerState
 
 from vicuna.serve.config import LimitsConfig
 from vicuna.serve.faults import Fault, invalid
+from vicuna.serve.net.corked import Corked
 
 log = logging.getLogger(__name__)
+SLOWEST = 1024
+"""Bytes per second that a body has to bring on average; `limits.slow` seconds may pass before that counts."""
 LINGER = 2.0
 """Seconds that a refused client may go on sending: closing at once would take the refusal away from it."""
 
@@ -41,14 +44,20 @@ class Connection(HttpToolsProtocol):
         self._head = 0
         """Bytes of it."""
         self._body_open = False
-        self._body_at = now
-        """When the last bytes of a body came."""
+        self._body_until = now
+        """When the patience with a body ends; what comes of it buys more."""
+        self._asked_at = now
+        """When the head of the last request was there."""
         self._unsent = 0
         self._taken_at = now
         """When the client last took something of what waits to be sent, or nothing waited."""
         self._refused_at: float | None = None
         self._ignored: int | None = None
         """Bytes of further requests that came while one was being answered; None: there were none."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(Corked(transport, self.loop))
 
     # ------------------------------------------------------------------------------------- what the client sends
     def data_received(self, data: bytes) -> None:
@@ -64,8 +73,9 @@ class Connection(HttpToolsProtocol):
             self._head_since, self._head = now, 0
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the client offers to speak WebSocket or HTTP/2; it will understand that we answer in HTTP/1.1
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_offer(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             self._stumble(data, error)
             return
@@ -74,7 +84,7 @@ class Connection(HttpToolsProtocol):
             if self._head > self.limits.header:
                 self._refuse(self._too_large())
         elif self._body_open and not self.cycle.response_complete:
-            self._body_at = now
+            self._body_until = min(self._body_until + len(data) / SLOWEST, now + self.limits.slow)
 
     def on_message_begin(self) -> None:
         """A request begins. Only one is read at a time, so that a client that leaves is always noticed."""
@@ -87,15 +97,36 @@ class Connection(HttpToolsProtocol):
         """The head is there."""
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header:
             raise _Stop(self._too_large())
+        if self._offers_upgrade:
+            return
         self._head_since = None
         self._body_open = True
-        self._body_at = self.loop.time()
+        self._asked_at = self.loop.time()
+        self._body_until = self._asked_at + self.limits.slow
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The body is there."""
+        if self._offers_upgrade:
+            return
         self._body_open = False
         super().on_message_complete()
+
+    @property
+    def _offers_upgrade(self) -> bool:
+        upgrade: bool = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        return upgrade
+
+    def _read_without_offer(self, rest: bytes) -> None:
+        """Answer in HTTP/1.1 who offers to speak WebSocket or HTTP/2, as Java's client always does.
+
+        The parser takes the request to end with its head then, so it reads the head again without the offer.
+        """
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
 
     @property
     def _answering(self) -> bool:
@@ -137,9 +168,12 @@ class Connection(HttpToolsProtocol):
                 self._refuse_slow()
         elif self._body_open:
             if self.flow.read_paused:
-                self._body_at = now
-            elif now - self._body_at > slow:
+                self._body_until = now + slow
+            elif now > self._body_until:
                 self._refuse_slow()
+        elif self._answering and self.flow.write_paused and now - self._asked_at > self.limits.request + slow:
+            log.info("%s has not taken its answer after %g s; cut off", self._who, self.limits.request)
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """The client has taken nearly all that waited."""

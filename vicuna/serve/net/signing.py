@@ -4,7 +4,8 @@ What it protects from: somebody who can reach our ports, or who gets hold of an 
 sit between two of our machines. Such a person cannot register a worker, send one a job, repeat, alter or redirect a
 call that he has seen, or answer in a worker's place:
 
-- A call is signed: method, path, addressee, time, a number used once, and the hash of the body.
+- A call is signed: method, path, addressee, time, a number used once, and the hash of the body. (Controllers have no
+  ids: what a worker tells one of them passes within `WINDOW` at another of the same fleet, too.)
 - A worker that joins, or comes back, answers a challenge at the address that it gave, before it gets any work.
 - A reply is sealed: its header shows that whoever got the call has the secret and is the addressee.
 
@@ -73,7 +74,11 @@ class _Nonces:
 
 
 class Signer:
-    """Signs calls and checks them. Without a secret it signs nothing and accepts every call that is not signed."""
+    """Signs calls and checks them.
+
+    Without a secret it signs nothing and accepts every call that is not signed, but from web pages: any site could
+    make its reader's browser send one.
+    """
 
     def __init__(self, secret: bytes = b"", clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
@@ -115,6 +120,8 @@ class Signer:
         """
         given = headers.get(SIGNATURE)
         if not self._secret:
+            if headers.get("origin") is not None:
+                raise _refused("a web page is no member of a fleet", "unsigned_call")
             if given is None:
                 return ""
             raise _refused(f"the call is signed, but this process has no fleet secret; {_GIVE}", "no_secret")

@@ -25,7 +25,7 @@ class AnswerWatch:
         """A worker was found for it."""
         waited = time.monotonic() - self._waiting_since
         self._here = self._all.of(self._model, worker)
-        self._all.queue.labels(self._all.models.look_up(self._model)).observe(waited)
+        self._all.queue_of(self._all.models.look_up(self._model)).observe(waited)
         if self._entry is not None:
             self._entry.queued = max(self._entry.queued or 0.0, waited)
             if worker not in self._entry.workers:
@@ -73,7 +73,7 @@ class AnswerWatch:
             finished: it is whole; else its reader left, or no worker could finish it.
         """
         outcome = "finished" if finished else "unfinished"
-        self._all.answers.labels(self._all.models.look_up(self._model), outcome).inc()
+        self._all.answers_of(self._all.models.look_up(self._model), outcome).inc()
         self._all.totals.answers += 1
         self._all.totals.prompt_tokens += prompt
         if self._here is not None:

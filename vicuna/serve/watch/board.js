@@ -77,8 +77,8 @@ function showNumbers(fleet, now) {
   const live = fleet.workers.filter((each) => each.state === "live");
   const room = live.reduce((sum, each) => sum + each.capacity, 0);
   const waiting = Object.values(fleet.waiting).reduce((sum, each) => sum + each, 0);
-  show("workers live", `${live.length} of ${fleet.workers.length}`);
-  show("in flight, of capacity", `${fleet.in_flight} of ${room}`);
+  show("workers live", `${number(live.length)} of ${number(fleet.workers.length)}`);
+  show("in flight, of capacity", `${number(fleet.in_flight)} of ${number(room)}`);
   show("waiting", number(waiting));
   if (!fleet.totals) return;
   rates(fleet.totals, now);
@@ -120,15 +120,17 @@ function lines(cell, texts) {
 function load(cell, used, room, more) {
   if (!cell.firstChild) cell.append(make("span"), make("span", "bar", make("i")), make("small"));
   const [text, bar, small] = cell.children;
-  put(text, `${used} / ${room}`);
+  put(text, `${number(used)} / ${number(room)}`);
   bar.firstChild.style.width = `${Math.min(100, (100 * used) / Math.max(room, 1))}%`;
   put(small, more);
 }
 
 function showWorker(worker) {
-  const {node, cells} = row("workers", seen.workers, worker.id);
+  const found = row("workers", seen.workers, worker.id);
+  const {node, cells} = found;
   const [who, state, models, engine, busy, answered, lease, failures] = cells;
   node.className = "";
+  found.well = worker.state === "live";
   lines(who, [["span", "", worker.id], ["small", "", worker.address]]);
   lines(state, [["span", `state ${worker.state}`, worker.state]]);
   lines(models, worker.models.flatMap((each) => [
@@ -190,12 +192,22 @@ function showWorkers(fleet, now) {
     }
     found.gone ||= now;
     found.node.className = "gone";
+    found.well = false;
     lines(found.cells[1], [["span", "state gone", "gone"]]);
     if (now - found.gone > AFTERGLOW) {
       found.node.remove();
       seen.workers.delete(id);
     }
   }
+  troubleFirst();
+  at("none").hidden = seen.workers.size > 0;
+}
+
+function troubleFirst() {
+  const body = at("workers").tBodies[0];
+  [...seen.workers.values()].sort((a, b) => a.well - b.well).forEach(({node}, i) => {
+    if (body.rows[i] !== node) body.insertBefore(node, body.rows[i] ?? null);
+  });
 }
 
 // ------------------------------------------------------------------------------------------ asking
@@ -237,6 +249,7 @@ async function watch() {
   setTimeout(watch, EVERY);
 }
 
+put(at("here"), location.origin);
 at("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem(KEY, at("key").value.trim());

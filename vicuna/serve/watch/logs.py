@@ -143,6 +143,8 @@ class _TextFormatter(_Formatter):
         return redacted("\n".join([" ".join([head, *pairs]), *trace]))
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
+"""Most values; the others are looked at more closely."""
 _NEEDS_QUOTES = re.compile(r'[\s="]')
 
 
@@ -151,7 +153,10 @@ def _text_value(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return ",".join(_text_value(each) for each in value)
-    text = _one_line(str(value))
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _one_line(text)
     return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 

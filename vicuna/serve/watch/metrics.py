@@ -47,8 +47,8 @@ class Metrics(Exposition):
             error: code of the error that it was answered with; "" where there was none.
         """
         labels = (route or OTHER, self._series.models.look_up(model))
-        self._series.requests.labels(*labels, str(status)).inc()
-        self._series.seconds.labels(*labels).observe(seconds)
+        self._series.requests_of(*labels, str(status)).inc()
+        self._series.seconds_of(*labels).observe(seconds)
         if error:
             self._series.errors.labels(self._series.codes.learn(error)).inc()
         self._series.totals.requests += bool(model)

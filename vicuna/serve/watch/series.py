@@ -3,6 +3,7 @@
 A model's name becomes a label only once a worker served it, and what belongs to a worker can be removed when it left.
 """
 
+import functools
 from dataclasses import asdict, dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -102,6 +103,11 @@ class Series:
         )
         self.models, self.codes, self.kinds = Values(), Values(), Values()
         self.totals = Totals()
+        # Finding the series of some labels costs more than counting; there are few of each of these, and they stay.
+        self.queue_of = functools.cache(self.queue.labels)
+        self.answers_of = functools.cache(self.answers.labels)
+        self.requests_of = functools.cache(self.requests.labels)
+        self.seconds_of = functools.cache(self.seconds.labels)
         self._of_workers: dict[tuple[str, str], WorkerSeries] = {}
 
     def of(self, model: str, worker: str) -> WorkerSeries:

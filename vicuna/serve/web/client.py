@@ -158,9 +158,12 @@ def explain(error: openai.OpenAIError, api: str, request_id: str = "") -> Proble
         titles = {
             400: "The request was not accepted",
             401: "The service wants a key",
+            403: "The service's key does not allow this",
             404: "This model is not served now",
+            413: "The conversation is too long",
             429: "The service is busy",
             503: "This model is not available at the moment",
+            504: "The answer took too long",
         }
         return Problem(titles.get(error.status_code, "The service failed"), _message(error), given)
     if isinstance(error, openai.APIError):

@@ -70,7 +70,8 @@ class Talk:
         self, run: _Run, question: Shown, model: str | None, system: str, sampling: Mapping[str, Any]
     ) -> AsyncGenerator[View, None]:
         if not model:
-            problem = Problem("No model is available", f"No model is served at {self.service.api} now.")
+            _, known = await self.service.models()
+            problem = known or Problem("No model is available", f"No model is served at {self.service.api} now.")
             yield View([*question, history.note(problem)], False, [])
             return
         answer = Answer()
