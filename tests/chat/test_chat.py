@@ -276,6 +276,21 @@ def test_an_answer_that_ends_without_an_end_is_an_error_and_the_key_is_sent(cut:
     assert Broken.keys[-1] == "Bearer sk-mine"
 
 
+def test_a_service_that_wants_a_key_is_answered_with_where_the_key_belongs(tmp_path: Path) -> None:
+    made = Site(tmp_path)
+    keys = tmp_path / "keys.jsonl"
+    keys.touch()
+    try:
+        controller = made.start("controller", "--port", str(made.port), "--access.keys", str(keys))
+        until(lambda: "controller: http" in controller.output(), "the controller")
+        ended = piped(made.api, "hi\n", VICUNA_API_KEY="sk-unknown")
+    finally:
+        made.end()
+    assert ended.returncode == 1
+    assert "401 invalid_api_key" in ended.stderr
+    assert "the environment variable VICUNA_API_KEY holds the key" in ended.stderr
+
+
 # ------------------------------------------------------------------------------------------------ a keyboard
 class Keyboard:
     """The client in a pseudo-terminal of its own."""

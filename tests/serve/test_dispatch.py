@@ -202,6 +202,9 @@ def test_an_answer_that_had_a_worker_before_goes_first_and_into_a_full_line() ->
         ]
         assert fault_of(await stage.ask()).status == 429
         assert stage.dispatcher.waiting == {"m": LIMITS.queue + 3}
+        again.pop().cancel()
+        await settle()
+        assert fault_of(await stage.ask()).status == 429  # that one had no place of those that are counted
         assert await stage.serve_all(ticket) == again + waiting
 
     play(scene())

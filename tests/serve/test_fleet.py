@@ -186,6 +186,7 @@ def test_a_worker_that_registers_again_is_trusted_again() -> None:
     fleet.failed(member(fleet, "w1"), "x")
     fleet.join(registration("w1"))
     assert fleet.state(take(fleet).worker) == "live"
+    assert member(fleet, "w1").failures == 0
 
 
 def test_what_is_said_about_a_worker_that_has_left_changes_nothing() -> None:

@@ -56,7 +56,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_without_a_key_the_page_says_that_one_is_wanted_and_not_that_nothing_is_served(locked: Any) -> None:
     note = noted(locked[0], "", None)
     assert "wants a key" in note["metadata"]["title"]
-    assert "needs an API key" in note["content"]
+    assert "VICUNA_API_KEY" in note["content"]
 
 
 def test_a_key_that_does_not_open_chats_is_named_as_the_cause(locked: Any) -> None:

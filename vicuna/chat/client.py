@@ -149,6 +149,8 @@ def explain(error: openai.OpenAIError, address: str, request_id: str | None = No
         status, found = str(error.status_code), error.request_id or found
     label = " ".join(str(word) for word in (status, error.code) if word)
     text = str(said or error.message)
+    if isinstance(error, openai.AuthenticationError):
+        text += "; the environment variable VICUNA_API_KEY holds the key to send"
     return ServiceError(_line(f"{label}: {text}" if label else text, found))
 
 

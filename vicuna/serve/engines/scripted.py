@@ -27,7 +27,7 @@ import os
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any, Literal
 
 from vicuna.errors import InputError
@@ -246,7 +246,7 @@ def _text(token: Token) -> str:
 def _tokens_within(shown: str, tokens: Sequence[Token]) -> int:
     """How many of the tokens were said by an engine that gives no ids."""
     ends = accumulate(len(token) for token in tokens if isinstance(token, str))
-    return sum(1 for end in ends if end <= len(shown))
+    return sum(1 for _ in takewhile(lambda end: end <= len(shown), ends))
 
 
 def _logprobs(text: str, index: int, alternatives: int) -> dict[str, Any]:

@@ -174,4 +174,9 @@ def explain(error: openai.OpenAIError, api: str, request_id: str = "") -> Proble
 def _message(error: openai.APIError) -> str:
     body = error.body
     said = body.get("message") if isinstance(body, dict) else None
-    return str(said or error.message)
+    hint = (
+        ". Who runs this page gives it a key by VICUNA_API_KEY."
+        if isinstance(error, openai.AuthenticationError)
+        else ""
+    )
+    return str(said or error.message) + hint
