@@ -3,7 +3,7 @@
 import gc
 
 import pytest
-from fleet_kit import ABLE, LEASE, chosen, fleet_of, registration, served, take
+from fleet_kit import ABLE, LEASE, Clock, chosen, fleet_of, registration, served, take
 
 from vicuna.serve.fleet.ask import Ask
 from vicuna.serve.fleet.table import Fleet, JoinRefused, Worker
@@ -309,3 +309,12 @@ def test_draining_lasts_until_the_worker_registers_again() -> None:
     assert fleet.models() == {}
     fleet.join(registration("w1"))
     take(fleet)
+
+
+def test_in_a_large_fleet_heartbeats_are_rarer_and_leases_longer() -> None:
+    fleet = Fleet(5.0, Clock())
+    assert (fleet.pause, fleet.lease) == (0.0, 5.0)
+    for number in range(1_000):
+        fleet.join(registration(f"w-{number}"))
+    assert fleet.pause == 5.0
+    assert fleet.lease == 15.0

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import socket
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,24 +168,24 @@ def test_however_a_reply_is_cut_into_packets_its_body_is_the_same(chunks: list[b
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    "said",
     [
-        (b"", wire.Broken),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", wire.Broken),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello", wire.Broken),
-        (CHUNKED + b"5\r\nhello\r\n", wire.Broken),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", wire.Broken),
-        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000, wire.Broken),
+        b"",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello",
+        CHUNKED + b"5\r\nhello\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000,
     ],
 )
-def test_what_is_no_whole_reply_is_an_error_at_once(said: bytes, error: type[Exception]) -> None:
+def test_what_is_no_whole_reply_is_an_error_at_once(said: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asked(reader)
         writer.write(said)
 
     async def body() -> None:
         async with server(talk) as there, asyncio.timeout(10):
-            with pytest.raises(error):
+            with pytest.raises(wire.Broken):
                 await call(pool(), there.origin)
 
     asyncio.run(body())
@@ -311,3 +314,26 @@ def test_a_header_with_a_line_break_never_goes_out() -> None:
     for value in ("a\r\nx-evil: b", "a\nb", "a\0b"):
         with pytest.raises(ValueError, match="line break"):
             wire.request("POST", "http://h", "/", {"x-vicuna-worker": value})
+
+
+def test_an_https_server_is_believed_by_those_who_trust_its_certificate_and_by_nobody_else(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    kind = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=there".split()
+    words = ["openssl", "req", "-x509", *kind, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert]
+    subprocess.run(words, check=True, capture_output=True)
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(cert, key)
+
+    async def body() -> None:
+        made = Server(always(OK))
+        listening = await asyncio.start_server(made.meet, "127.0.0.1", 0, ssl=serving)
+        origin = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        trusting = pool(trusted=ssl.create_default_context(cafile=str(cert)))
+        assert [await call(trusting, origin) for _ in range(2)] == [(200, b"hello")] * 2
+        assert made.connections == 1
+        with pytest.raises(wire.Unreachable, match="certificate"):
+            await call(pool(), origin)
+        trusting.close()
+        listening.close()
+
+    asyncio.run(body())

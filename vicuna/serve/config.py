@@ -78,8 +78,8 @@ class LimitsConfig:
     header: int = 32 * 1024
     """Most bytes that a request's first line and headers may have."""
     slow: float = 20.0
-    """Seconds without progress until a client that sends its request, or reads its answer, too slowly is cut off; a body
-    has to bring 1 KiB per second."""
+    """Seconds without progress until a client that sends its request, or reads its answer, too slowly is cut off; a
+    body has to bring 1 KiB per second."""
     choices: int = 16
     """Most answers (`n` times prompts) that one request may ask for."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -54,7 +55,7 @@ class Controller:
         client = WorkerClient(pool, signer)
         self.gateway = Gateway(self.dispatcher, client, limits, access=access, metrics=metrics, log=config.log)
         self.reception = Reception(self.dispatcher, client, self.gateway, metrics, signer, addresses, limits)
-        self.watch = Watch(self.dispatcher, client, limits.lease)
+        self.watch = Watch(self.dispatcher, client)
         metrics.follow(self.dispatcher)
 
     async def end_answers(self, seconds: float) -> None:
@@ -109,8 +110,10 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 
 
 def _report_end(task: "asyncio.Task[None]") -> None:
+    """Without its watch a controller must not go on: nobody would expire leases. Who supervises it starts it again."""
     if not task.cancelled() and task.exception() is not None:
-        log.critical("a task of the controller ended with a mistake", exc_info=task.exception())
+        log.critical("a task of the controller ended with a mistake; stopping", exc_info=task.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 def main(config: ControllerConfig) -> None:

@@ -20,6 +20,8 @@ from vicuna.serve.faults import first_problem
 
 PROTOCOL = 2
 """Version of the messages between controller and workers; both must agree."""
+BEATS_PER_LEASE = 3
+"""Heartbeats that a worker sends at least while a lease runs."""
 ADDRESSEE = "x-vicuna-worker"
 """Header of a job: the id of the worker that it is meant for."""
 ModelT = TypeVar("ModelT", bound=BaseModel)

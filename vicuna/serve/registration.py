@@ -21,7 +21,7 @@ from vicuna.serve.config import WorkerConfig
 from vicuna.serve.faults import Fault
 from vicuna.serve.net import server
 from vicuna.serve.net.signing import Signer
-from vicuna.serve.protocol import Heartbeat, Leave, Registration
+from vicuna.serve.protocol import BEATS_PER_LEASE, Heartbeat, Leave, Registration
 
 log = logging.getLogger(__name__)
 REGISTER_TIMEOUT = 5.0
@@ -31,7 +31,6 @@ RETRY = 0.25
 """Most seconds between two attempts while a controller cannot be reached, so that a new one soon has its workers."""
 PATIENCE = 5.0
 """Most seconds between two attempts while a controller refuses the worker; it begins with the heartbeat's."""
-BEATS_PER_LEASE = 3
 LONGEST_REPLY = 65_536
 
 
@@ -86,6 +85,7 @@ class Membership:
         self.controller = controller.rstrip("/")
         self._register = register
         self._beat = beat
+        self._heartbeat = interval
         self._interval = interval
         self._session = session
         self._signer = signer
@@ -121,7 +121,7 @@ class Membership:
         try:
             beat = self._beat()
             if self._member:
-                await self._post("heartbeat", beat, max(1.0, 2 * self._interval))
+                self._agree(await self._post("heartbeat", beat, max(1.0, 2 * self._interval)))
             elif not beat.draining:
                 await self._join()
         except Fault as refused:
@@ -136,14 +136,17 @@ class Membership:
 
     async def _join(self) -> None:
         registration = await asyncio.to_thread(self._register, self.controller)
-        reply = await self._post("register", registration, REGISTER_TIMEOUT)
-        try:
-            lease = float(reply["lease"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise _no_controller("a lease is missing in its reply") from error
-        self._interval = min(self._interval, max(0.05, lease / BEATS_PER_LEASE))
+        self._agree(await self._post("register", registration, REGISTER_TIMEOUT))
         self._member = True
         self._say(logging.INFO, f"joined the fleet of {self.controller}")
+
+    def _agree(self, terms: Any) -> None:
+        """Beat as often as was asked for here, or more rarely if the controller wishes, but within its lease."""
+        try:
+            lease, pause = float(terms["lease"]), float(terms["pause"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _no_controller("a lease is missing in its reply") from error
+        self._interval = min(max(self._heartbeat, pause), max(0.05, lease / BEATS_PER_LEASE))
 
     def _after_refusal(self, refused: Fault) -> float:
         if self._member and refused.status == 404:  # it was restarted, or took us for dead

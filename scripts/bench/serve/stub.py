@@ -218,7 +218,9 @@ class Members:
             for number in range(self._options.count):
                 due += pause
                 await asyncio.sleep(max(0, due - loop.time()))
-                await self._post(*self._beat(number))
+                reply = await self._post(*self._beat(number))
+                wished = reply["pause"] if self._options.speak == "vicuna" else 0.0
+                pause = max(self._options.heartbeat, wished) / self._options.count
 
     def _registration(self, number: int) -> tuple[str, dict[str, Any]]:
         address = address_of(number, self._options.port)
@@ -239,12 +241,13 @@ class Members:
             return "/receive_heart_beat", {"worker_name": address, "queue_length": 0}
         return "/fleet/heartbeat", {"worker_id": f"w-stub-{address[7:].split(':')[0]}"}
 
-    async def _post(self, path: str, body: dict[str, Any]) -> None:
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
         content = json.dumps(body).encode()
         headers = {"content-type": "application/json", **self._signer.headers("POST", path, content)}
         async with self._session.post(self._options.fleet + path, data=content, headers=headers) as reply:
             if reply.status != 200:
                 sys.exit(f"error: {path}: {reply.status} {await reply.text()}")
+            return json.loads(await reply.read())
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -136,13 +136,16 @@ class Reception:
             raise Fault(str(refused), status=409, code="model_conflict") from refused
         log.info("worker %s joined: %s (%s)", worker.address, ", ".join(worker.models), worker.engine)
         self._dispatcher.wake()
-        return as_json({"lease": self._limits.lease}, request)
+        return self._terms(request)
 
     async def heartbeat(self, request: Request) -> Response:
         """Renew a lease."""
         if not self._fleet.heartbeat(await self._signed(request, Heartbeat)):
             raise Fault("this worker is not on the list; it has to register", status=404, code="unknown_worker")
-        return as_json({"ok": True}, request)
+        return self._terms(request)
+
+    def _terms(self, request: Request) -> Response:
+        return as_json({"lease": self._fleet.lease, "pause": self._fleet.pause}, request)
 
     async def leave(self, request: Request) -> Response:
         """Take a worker off the list; its running answers go on."""
@@ -179,11 +182,10 @@ class Watch:
     TICK = 0.1
     """Seconds between two looks."""
 
-    def __init__(self, dispatcher: Dispatcher, client: WorkerClient, lease: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, client: WorkerClient) -> None:
         self._dispatcher = dispatcher
         self._fleet = dispatcher.fleet
         self._client = client
-        self._lease = lease
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -191,7 +193,7 @@ class Watch:
         while True:
             await asyncio.sleep(self.TICK)
             for worker in self._fleet.expire():
-                log.warning("worker %s is gone: no heartbeat for %g s", worker.address, self._lease)
+                log.warning("worker %s is gone: no heartbeat for %g s", worker.address, self._fleet.lease)
             self._dispatcher.tick()
             for worker in self._fleet.due_for_probe():
                 if worker.id not in self._probes:

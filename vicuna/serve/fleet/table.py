@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from vicuna.serve.fleet.ask import Ask
 from vicuna.serve.fleet.policies import LeastLoaded, Policy
 from vicuna.serve.fleet.replicas import JoinRefused, Replicas, Versions, Worker
-from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
+from vicuna.serve.protocol import BEATS_PER_LEASE, Heartbeat, Registration, ServedModel
 
 __all__ = ["Fleet", "JoinRefused", "Ticket", "Worker"]
 
@@ -23,6 +23,8 @@ LOOK_AGAIN = 1.0
 """Seconds between two probes of a worker that is not well."""
 PATIENCE = 3
 """Failures in a row from which on it is the worker's fault, not the requests'."""
+HEARTBEATS = 200.0
+"""Most heartbeats a second of all workers together; each takes about as long as a request."""
 FULL = 0.25
 """Seconds that a worker which said that it is full is left alone, unless a heartbeat comes sooner."""
 RESUME = frozenset({"resume"})
@@ -53,6 +55,16 @@ class Fleet:
         self._seen: set[str] = set()
         self._turns = 0
 
+    @property
+    def pause(self) -> float:
+        """Seconds that each worker should leave between two heartbeats, so that all together are not too many."""
+        return len(self._workers) / HEARTBEATS
+
+    @property
+    def lease(self) -> float:
+        """Seconds from a heartbeat to the end of its worker's lease; longer where heartbeats have to be rare."""
+        return max(self._lease, BEATS_PER_LEASE * self.pause)
+
     # --------------------------------------------------------------------------------------- events
     def join(self, registration: Registration) -> Worker:
         """Take a worker in, or renew it; one that comes back at the same address takes its old entry's place.
@@ -75,7 +87,7 @@ class Fleet:
         worker.address, worker.engine = registration.address, registration.engine
         worker.models = {model.name: model for model in registration.models}
         worker.capacity, worker.started = registration.capacity, registration.started
-        worker.expires, worker.full_until, worker.elsewhere = now + self._lease, 0.0, 0
+        worker.expires, worker.full_until, worker.elsewhere = now + self.lease, 0.0, 0
         worker.draining, worker.suspended, worker.failures = False, False, 0
         self._add(worker, now)
         return worker
@@ -86,7 +98,7 @@ class Fleet:
         worker = self._workers.get(beat.worker_id)
         if worker is None or worker.expires <= now:
             return False
-        worker.expires, worker.full_until = now + self._lease, 0.0
+        worker.expires, worker.full_until = now + self.lease, 0.0
         self._workers.move_to_end(worker.id)
         worker.load = beat.load
         worker.elsewhere = max(0, beat.running - worker.in_flight)

@@ -186,8 +186,10 @@ class Stream(Response):
         finally:
             if signs is not None:
                 signs.cancel()
-            await self._parts.aclose()
-            await self._on_end()
+            try:
+                await self._parts.aclose()
+            finally:
+                await self._on_end()
 
     async def _write(self, send: Send, signs: "asyncio.Future[None] | None") -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
