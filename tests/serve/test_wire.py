@@ -318,7 +318,7 @@ def test_a_header_with_a_line_break_never_goes_out() -> None:
 
 def test_an_https_server_is_believed_by_those_who_trust_its_certificate_and_by_nobody_else(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    kind = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=there".split()
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=there"]
     words = ["openssl", "req", "-x509", *kind, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert]
     subprocess.run(words, check=True, capture_output=True)
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

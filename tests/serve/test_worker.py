@@ -201,10 +201,17 @@ def test_only_who_has_the_secret_can_ask_a_worker(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- leaving
+def tokens(place: Site, command: Command) -> float:
+    """How many a worker has computed."""
+    lines = httpx.get(f"{address(place, command)}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vicuna_worker_tokens_total"))
+
+
 def test_what_does_not_fit_into_the_notice_is_finished_by_another_worker(place: Site) -> None:
     leaving, other = (place.worker("m", SCRIPT, "--drain", "0.2") for _ in range(2))
     threads, replies = in_background(place, "long", 4)
     until(lambda: place.row(leaving)["in_flight"] == 2, "all answers to begin")
+    until(lambda: tokens(place, leaving) >= 8, "tokens of both")
     leaving.signal(signal.SIGTERM)
     for thread in threads:
         thread.join(60)
