@@ -328,3 +328,21 @@ def test_reading_the_list_of_models_never_waits_for_a_frozen_worker(place: Site)
         for _ in range(20):
             assert quick.get(f"{place.api}/v1/models").status_code == 200
     assert get(f"{place.api}/health") is not None
+
+
+def test_choices_of_one_request_that_come_from_two_versions_name_both(place: Site) -> None:
+    old = place.worker("m", GOOD, "--version", "v1", "--engine.slots", "1")
+    place.worker("m", "rules: [{answer: the new one}]", "--version", "v2")
+    replies: list[httpx.Response] = []
+    thread = threading.Thread(
+        target=lambda: replies.append(httpx.post(f"{place.api}/v1/chat/completions", json=ask() | {"n": 2}, timeout=60))
+    )
+    thread.start()
+    until(lambda: place.fleet()["waiting"].get("m") == 1, "the second choice to wait for the only place")
+    old.signal(signal.SIGTERM)
+    thread.join(60)
+    reply = replies[0].json()
+    assert sorted(choice["message"]["content"] for choice in reply["choices"]) == sorted([LONG * 6, "the new one"])
+    assert reply["vicuna"]["version"] == "v1,v2"
+    assert replies[0].headers["x-vicuna-checkpoint"] == reply["vicuna"]["checkpoint_hash"]
+    assert len(set(reply["vicuna"]["checkpoint_hash"].split(","))) == 2

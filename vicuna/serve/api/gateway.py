@@ -20,7 +20,7 @@ from vicuna.serve.api import embeddings, gather
 from vicuna.serve.api.handlers import JSON, as_json
 from vicuna.serve.api.messages import ChatMessage
 from vicuna.serve.api.openapi import document
-from vicuna.serve.api.replies import ChatReply, CompletionReply, Reply, served_by
+from vicuna.serve.api.replies import ChatReply, CompletionReply, Reply, named, served_by, versions_of
 from vicuna.serve.api.requests import (
     ChatRequest,
     CompletionRequest,
@@ -206,7 +206,7 @@ class Gateway:
                 wholes = await while_connected(request.receive, gather.wholes(answers, echo))
                 content = reply.body(wholes, gather.usage(answers, asked.n), answers)
                 return Response(
-                    content, 200, _headers(request, answers[0].version, served_by(answers), admission), JSON
+                    content, 200, _headers(request, versions_of(answers), served_by(answers), admission), JSON
                 )
             batches = gather.merged(answers)
             ends.push_async_callback(batches.aclose)
@@ -214,7 +214,7 @@ class Gateway:
             end = ends.pop_all().aclose
         writer = reply.stream(answers[0].version, asked.include_usage, echo)
         events = gather.events(writer, answers, first, batches, asked.n)
-        headers = _headers(request, answers[0].version, served_by(answers), admission)
+        headers = _headers(request, versions_of(answers), served_by(answers), admission)
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return Stream(events, "text/event-stream", headers, end)
 
@@ -240,7 +240,7 @@ class Gateway:
             vectors, tokens = embeddings.vectors(reply, len(job.texts) or len(job.tokens))
         finally:
             admission.settle(tokens)
-        headers = _headers(request, ticket.model, [ticket.worker.id], admission)
+        headers = _headers(request, [ticket.model], [ticket.worker.id], admission)
         hashes = {"checkpoint_hash": ticket.model.checkpoint_hash, "version": ticket.model.version}
         parts = embeddings.body(asked, vectors, tokens, {"workers": [ticket.worker.id], **hashes})
         return Stream(parts, JSON, headers, parts.aclose)
@@ -300,14 +300,14 @@ def _name(model: str) -> str:
 
 
 def _headers(
-    request: Request, version: ServedModel | None, workers: Sequence[str], admission: Admission
+    request: Request, versions: Sequence[ServedModel], workers: Sequence[str], admission: Admission
 ) -> dict[str, str]:
     """Headers of a reply: whose it is, and what the caller may still ask for."""
     return {
         "x-request-id": request_id(request),
         "x-vicuna-worker": ",".join(workers),
-        "x-vicuna-checkpoint": version.checkpoint_hash if version else "",
-        "x-vicuna-template": version.template_hash if version else "",
+        "x-vicuna-checkpoint": named(version.checkpoint_hash for version in versions),
+        "x-vicuna-template": named(version.template_hash for version in versions),
         **admission.headers(),
     }
 

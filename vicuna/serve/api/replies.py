@@ -6,7 +6,7 @@ thousands of small pieces per second on must not build each one from objects.
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,26 @@ def served_by(answers: Sequence[Answer]) -> list[str]:
 
 
 def extension(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What a reply says beside OpenAI's fields: who answered, with which weights."""
-    version = answers[0].version
+    """What a reply says beside OpenAI's fields: who answered, with which weights.
+
+    The choices of one request may come from two versions, where a new one takes over in between; then both are named.
+    """
+    versions = versions_of(answers)
     return {
         "workers": served_by(answers),
-        "checkpoint_hash": version.checkpoint_hash if version else "",
-        "version": version.version if version else "",
+        "checkpoint_hash": named(version.checkpoint_hash for version in versions),
+        "version": named(version.version for version in versions),
     }
+
+
+def versions_of(answers: Sequence[Answer]) -> list[ServedModel]:
+    """What computed the answers that have begun."""
+    return [answer.version for answer in answers if answer.version]
+
+
+def named(each: Iterable[str]) -> str:
+    """Different ones, in order."""
+    return ",".join(dict.fromkeys(filter(None, each)))
 
 
 class Reply:
