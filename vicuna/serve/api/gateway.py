@@ -171,7 +171,7 @@ class Gateway:
         count, name, model = len(prompts) * asked.n, request_id(request), _name(asked.model)
         if count > self._limits.choices:
             message = f"one request may ask for {self._limits.choices} answers; this one asks for {count}"
-            raise faults.invalid(message, param="n")
+            raise faults.invalid(message, param="n" if asked.n > 1 else "prompt")
         seed = random.getrandbits(48) if asked.seed is None else asked.seed & (2**62 - 1)
         return [
             Job.model_construct(

@@ -24,6 +24,8 @@ from vicuna.serve.watch import board
 from vicuna.serve.watch.metrics import Metrics
 
 log = logging.getLogger(__name__)
+LONGEST = 256 * 1024
+"""Bytes of what a worker reports."""
 
 
 class Reception:
@@ -156,7 +158,7 @@ class Reception:
         return as_json({"ok": True}, request)
 
     async def _signed(self, request: Request, cls: type[ModelT]) -> ModelT:
-        return parse(cls, await read_signed(request, self._signer, self._limits.body))
+        return parse(cls, await read_signed(request, self._signer, LONGEST))
 
     async def _probe(self, address: str, worker_id: str) -> None:
         try:
