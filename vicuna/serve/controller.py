@@ -19,13 +19,13 @@ from vicuna.serve.config import ControllerConfig
 from vicuna.serve.fleet import policies
 from vicuna.serve.fleet.client import WorkerClient
 from vicuna.serve.fleet.dispatch import Dispatcher
-from vicuna.serve.fleet.reception import Reception, Watch
 from vicuna.serve.fleet.table import Fleet
 from vicuna.serve.net import server, tls, wire
 from vicuna.serve.net.addresses import AllowList
 from vicuna.serve.net.asgi import Sealed
 from vicuna.serve.net.secret import load_secret
 from vicuna.serve.net.signing import Signer
+from vicuna.serve.reception import Reception, Watch
 from vicuna.serve.watch import logs, tracing
 from vicuna.serve.watch.metrics import Metrics
 from vicuna.serve.watch.observe import Observed
