@@ -26,6 +26,9 @@ class Recorder(asyncio.Transport):
     def abort(self) -> None:
         self.end = "aborted"
 
+    def is_closing(self) -> bool:
+        return bool(self.end)
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -69,5 +72,17 @@ def test_an_aborted_connection_sends_nothing_more() -> None:
         corked.abort()
         await asyncio.sleep(0)
         assert (inner.sent, inner.end) == ([], "aborted")
+
+    asyncio.run(body())
+
+
+def test_what_is_left_when_the_other_side_has_gone_is_dropped() -> None:
+    async def body() -> None:
+        inner = Recorder()
+        corked = Corked(inner, asyncio.get_running_loop())
+        corked.write(b"text")
+        inner.abort()  # the connection was reset before the turn ended
+        await asyncio.sleep(0)
+        assert inner.sent == []
 
     asyncio.run(body())

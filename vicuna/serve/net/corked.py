@@ -40,7 +40,8 @@ class Corked(asyncio.Transport):
             data = b"".join(self._gathered)
             self._gathered.clear()
             self._size = 0
-            self._inner.write(data)
+            if not self._inner.is_closing():  # the other side may have gone meanwhile
+                self._inner.write(data)
 
     def get_write_buffer_size(self) -> int:
         """Bytes that the system has not taken yet."""
