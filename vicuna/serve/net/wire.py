@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._unsent = unsent
         left = self._heard_at + self._silence - self._loop.time()
         if left > 0 or self._over:
-            self._watch(self._look, max(left, self._silence / 2))
+            self._watch(self._look, left if left > 0 else self._silence / 2)
         else:
             self._fail(Silent(f"nothing came for {self._silence:g} s"))
             self._transport.abort()
