@@ -75,7 +75,15 @@ class Fault(VicunaError):
 def from_body(status: int, body: bytes) -> Fault:
     """The fault that a worker sent with a status other than 200."""
     try:
-        error = json.loads(body)["error"]
+        return from_said(status, json.loads(body))
+    except ValueError:
+        return from_said(status, None)
+
+
+def from_said(status: int, said: Any) -> Fault:
+    """The fault in what a worker said, OpenAI's error body decoded."""
+    try:
+        error = said["error"]
         return Fault(
             str(error["message"]),
             status=status,
@@ -83,7 +91,7 @@ def from_body(status: int, body: bytes) -> Fault:
             code=error.get("code"),
             param=error.get("param"),
         )
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return server_error(f"the worker answered with status {status}", status=502, code="bad_worker_reply")
 
 

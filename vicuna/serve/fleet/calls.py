@@ -101,7 +101,7 @@ class Call:
         if not isinstance(said, dict):
             raise ValueError("not of the protocol")
         if "error" in said:
-            raise faults.from_body(int(said["error"].get("status", 500)), content)
+            raise faults.from_said(int(said["error"].get("status", 500)), said)
         return said
 
     def _judge(self, ticket: Ticket, fault: Fault) -> None:

@@ -6,7 +6,6 @@ computes on from there; the client's text goes on without a gap and without a re
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -299,7 +298,7 @@ def _fault_of(error: dict[str, Any]) -> Exception:
     status = int(error.get("status", 500))
     if status >= 500:
         return EngineError(f"failed: {error.get('message')}")
-    return faults.from_body(status, json.dumps({"error": error}).encode())
+    return faults.from_said(status, {"error": error})
 
 
 def _describe(error: Exception, limits: LimitsConfig) -> str:
