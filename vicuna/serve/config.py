@@ -1,6 +1,7 @@
 """The settings of the serving commands. Nothing heavy is imported here, so that `--help` is quick."""
 
 import ipaddress
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,20 @@ def _check_names(names: tuple[str, ...]) -> None:
             raise ValueError(f"names have no @, which stands before a version; got {name!r}")
     if len(set(names)) < len(names):
         raise ValueError(f"names are each given once; got {', '.join(names)}")
+
+
+def _check_version(version: str) -> None:
+    if "@" in version or len(version) > LONGEST_NAME:
+        raise ValueError(f"version is a short label without @; got {version!r}")
+
+
+def _check_object(name: str, text: str) -> None:
+    try:
+        fine = isinstance(json.loads(text), dict)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ValueError(f"{name} is a JSON object; got {text!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,36 +241,86 @@ class UpstreamConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """vLLM inside the worker; needs the extra: pip install 'vicuna[vllm]'."""
+
+    memory: float = 0.9
+    """Share of each GPU's memory that it takes."""
+    tensor_parallel: int = 1
+    """GPUs that hold one copy of the model together."""
+    arguments: str = ""
+    """More of vLLM's engine arguments as a JSON object, such as '{"enforce_eager": true}'."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory <= 1:
+            raise ValueError(f"memory is a share above 0 and at most 1; got {self.memory}")
+        if self.tensor_parallel < 1:
+            raise ValueError(f"tensor_parallel is at least 1; got {self.tensor_parallel}")
+        if self.arguments:
+            _check_object("arguments", self.arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """What computes the answers."""
 
-    kind: Literal["transformers", "scripted", "upstream"] = "transformers"
-    """transformers: the model in this process; upstream: another OpenAI-compatible server; scripted: answers from a
-    file, for tests and benchmarks."""
+    kind: Literal["transformers", "vllm", "upstream", "scripted"] = "transformers"
+    """transformers: the model in this process, on a CPU or one GPU; vllm: vLLM in this process, for GPUs; upstream:
+    another OpenAI-compatible server; scripted: answers from a file, for tests and benchmarks."""
     script: str = ""
     """For scripted: the YAML file with the answers; empty repeats what was asked."""
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     device: str = "auto"
     """For transformers: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
     dtype: str = "auto"
-    """For transformers: float32, bfloat16, float16; auto takes float32 on a CPU and bfloat16 on a GPU."""
-    slots: int = 16
-    """Most answers that are computed at once."""
+    """For transformers and vllm: float32, bfloat16, float16; auto takes float32 on a CPU and bfloat16 on a GPU."""
+    quantize: Literal["", "int8", "nf4"] = ""
+    """For transformers: store the weights in 8 or 4 bits while loading; needs the extra: pip install
+    'vicuna[quantized]'. A folder whose weights are quantised already needs no setting."""
+    slots: int = 0
+    """Most answers that are computed at once; 0 chooses from the machine's memory (transformers), else 16."""
+    memory: float = 0.0
+    """For transformers: GiB for the keys and values of answers under way and of prompts seen before; 0 chooses from the
+    machine's memory."""
+    prefix_cache: bool = True
+    """For transformers and vllm: keep the keys and values of prompts and answers, so that a prompt that begins like an
+    earlier one is computed from where they differ."""
+    prefill: int = 0
+    """For transformers: most prompt tokens in one step; 0 chooses, so that answers under way are not held up for long
+    by new prompts."""
     threads: int = 0
     """For transformers on a CPU: threads of one computation; 0 shares this machine's cores."""
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise ValueError(f"slots is at least 1; got {self.slots}")
-        if self.threads < 0:
-            raise ValueError(f"threads is 0 (choose) or a positive count; got {self.threads}")
+        for name in ("slots", "memory", "prefill", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is 0 (choose) or positive; got {getattr(self, name)}")
         if self.kind == "upstream" and not self.upstream.url:
             raise ValueError("kind upstream needs upstream.url, the address of the other server; got none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """Load one model and answer for it in the fleets of one or more controllers."""
+class AdapterConfig:
+    """A LoRA adapter of the model, served as a model of its own."""
+
+    path: str = ""
+    """Folder in the format of the library peft (adapter_config.json and adapter_model.safetensors)."""
+    names: tuple[str, ...] = ()
+    """Names under which it is served; none takes the name of its folder."""
+    version: str = ""
+    """Label of this version of the adapter."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is the folder of a LoRA adapter; got none")
+        _check_names(self.names)
+        _check_version(self.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedConfig:
+    """One model, its names, its adapters, and what computes its answers."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     names: tuple[str, ...] = ()
@@ -264,6 +329,22 @@ class WorkerConfig:
     """Label of this version of the model; with it, workers with other weights may serve the same name (as
     name@version) until they take over."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    adapters: tuple[AdapterConfig, ...] = ()
+    """LoRA adapters that this worker serves beside the model itself; the weights of the model are there once."""
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        _check_version(self.version)
+        if self.adapters and self.engine.kind not in ("transformers", "vllm"):
+            raise ValueError(f"adapters are for the engines transformers and vllm; got engine {self.engine.kind}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig(HostedConfig):
+    """Load one model or several and answer for them in the fleets of one or more controllers."""
+
+    more: tuple[HostedConfig, ...] = ()
+    """Further models in this worker, each with an engine of its own; they share the machine's memory and cores."""
     controllers: tuple[str, ...] = ("http://127.0.0.1:8000",)
     """Addresses of the controllers to join."""
     secret: str = ""
@@ -284,10 +365,8 @@ class WorkerConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        HostedConfig.__post_init__(self)
         _check_port(self.port)
-        _check_names(self.names)
-        if "@" in self.version or len(self.version) > LONGEST_NAME:
-            raise ValueError(f"version is a short label without @; got {self.version!r}")
         for controller in self.controllers:
             _check_address("controllers", controller)
         if not self.controllers:
@@ -300,6 +379,11 @@ class WorkerConfig:
             raise ValueError(f"heartbeat is a time in seconds above 0; got {self.heartbeat}")
         if self.drain < 0:
             raise ValueError(f"drain is a time in seconds, at least 0; got {self.drain}")
+
+    @property
+    def hosted(self) -> tuple[HostedConfig, ...]:
+        """All models of this worker."""
+        return (self, *self.more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ class Worker:
         self._config = config
         self._fleets = fleets
         self._signer = signer
-        self._names = served_names(config)
+        self._models = list(engine.models())
+        self._names = [model.name for model in self._models]
         self._started = time.time()
         self._metrics = WorkerMetrics(lambda: len(self.running), engine.capacity, engine.load)
         self._departure: asyncio.Task[None] | None = None
@@ -75,7 +76,7 @@ class Worker:
             worker_id=self.id,
             address=address,
             engine=self.engine.kind,
-            models=[self.engine.model(name) for name in self._names],
+            models=self._models,
             capacity=self.engine.capacity,
             started=self._started,
         )

@@ -1,11 +1,15 @@
 """What computes answers: one Protocol, and the kinds that there are."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vicuna.serve.config import WorkerConfig
+from vicuna.errors import ConfigError
+from vicuna.serve.config import HostedConfig, TlsConfig, WorkerConfig
 from vicuna.serve.protocol import EmbedJob, Job, ServedModel
+
+SLOTS = 16
+"""Most answers at once where nothing else says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,38 @@ class Embedded:
     """Tokens of all texts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of an engine that batches by itself has done, and how full it is after it."""
+
+    seconds: float
+    """How long it took."""
+    prompt_tokens: int
+    """Tokens of prompts that were computed."""
+    answer_tokens: int
+    """Answers that got a token."""
+    running: int
+    """Answers in the batch."""
+    waiting: int
+    """Answers that wait for a place or for memory."""
+    used: int
+    """Tokens in memory that belong to answers in the batch; those of a shared beginning count once."""
+    kept: int
+    """Tokens in memory of prompts and answers that are kept for later."""
+    room: int
+    """Tokens that fit into memory."""
+    looked_up: int
+    """Prompt tokens of the answers that joined."""
+    found: int
+    """How many of them were in memory already."""
+    queued: tuple[float, ...] = ()
+    """Seconds that each answer which joined had waited."""
+    put_back: int = 0
+    """Answers that gave up their place for want of memory; they are computed on later."""
+
+
 class Engine(Protocol):
-    """Computes answers for one model.
+    """Computes answers for one model and its adapters.
 
     `generate` is an asynchronous generator: closing it aborts the answer and frees what it held. It raises a Fault
     (before the first piece, where the request is at fault). A job with `emitted` ids is continued from exactly there;
@@ -48,17 +82,18 @@ class Engine(Protocol):
 
     kind: str
     capacity: int
+    """Most answers at once; known after `start`."""
 
     async def start(self) -> None:
         """Load the model and make a first small computation, so that the first request is not the slow one."""
         ...
 
-    def model(self, name: str) -> ServedModel:
-        """What is served, under that name."""
+    def models(self) -> Sequence[ServedModel]:
+        """What is served, under each of its names."""
         ...
 
     def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
-        """The answer's pieces."""
+        """The answer's pieces; `job.model` is one of the names."""
         ...
 
     async def tokenize(self, job: Job) -> list[int]:
@@ -73,6 +108,10 @@ class Engine(Protocol):
         """How busy the engine is, by name."""
         ...
 
+    def observe(self, watch: Callable[[Step], None]) -> None:
+        """Tell of each step from now on, in the event loop's thread; an engine that sees no steps tells nothing."""
+        ...
+
     def trouble(self) -> str | None:
         """Why the engine cannot work at the moment; None when it is well."""
         ...
@@ -83,15 +122,26 @@ class Engine(Protocol):
 
 
 def make(config: WorkerConfig) -> Engine:
-    """The engine that the settings name; only that kind's libraries are imported."""
-    if config.engine.kind == "scripted":
-        from vicuna.serve.engines.scripted import ScriptedEngine
+    """The engine of all models that the settings name; only that kind's libraries are imported."""
+    if config.more:
+        from vicuna.serve.engines.several import Several
 
-        return ScriptedEngine(config)
-    if config.engine.kind == "upstream":
-        from vicuna.serve.engines.upstream import UpstreamEngine
+        return Several([_make_one(hosted, config.tls) for hosted in config.hosted])
+    return _make_one(config, config.tls)
 
-        return UpstreamEngine(config)
-    from vicuna.serve.engines.transformers import TransformersEngine
 
-    return TransformersEngine(config)
+def _make_one(config: HostedConfig, tls: TlsConfig) -> Engine:
+    match config.engine.kind:
+        case "scripted":
+            from vicuna.serve.engines.scripted import ScriptedEngine
+
+            return ScriptedEngine(config)
+        case "upstream":
+            from vicuna.serve.engines.upstream import UpstreamEngine
+
+            return UpstreamEngine(config, tls)
+        case "transformers":
+            from vicuna.serve.engines.transformers import TransformersEngine
+
+            return TransformersEngine(config)
+    raise ConfigError(f"there is no engine {config.engine.kind}")

@@ -25,7 +25,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Any, Literal
@@ -33,9 +33,10 @@ from typing import Any, Literal
 from vicuna.errors import InputError
 from vicuna.files import read_text, sha256_text
 from vicuna.serve import faults
-from vicuna.serve.config import WorkerConfig
-from vicuna.serve.engines import Embedded, Piece
+from vicuna.serve.config import HostedConfig
+from vicuna.serve.engines import SLOTS, Embedded, Piece, Step
 from vicuna.serve.engines.text import StopScanner
+from vicuna.serve.names import names_of
 from vicuna.serve.protocol import FEATURES, EmbedJob, Job, ServedModel
 from vicuna.settings import yamltree
 from vicuna.settings.build import build
@@ -116,9 +117,10 @@ class ScriptedEngine:
 
     kind = "scripted"
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: HostedConfig) -> None:
         path = config.engine.script
-        self.capacity = config.engine.slots
+        self.capacity = config.engine.slots or SLOTS
+        self._names = names_of(config)
         self._max_length = config.model.max_length
         self._version = config.version
         self._script = _read(path) if path else Script()
@@ -128,8 +130,11 @@ class ScriptedEngine:
     async def start(self) -> None:
         """Nothing to load."""
 
-    def model(self, name: str) -> ServedModel:
+    def models(self) -> Sequence[ServedModel]:
         """The hash of what the script says stands for the weights'; replicas may differ in how they fail."""
+        return [self._model(name) for name in self._names]
+
+    def _model(self, name: str) -> ServedModel:
         said = "\n".join(f"{rule.match}\t{rule.answer * rule.repeat}{rule.tool_calls}" for rule in self._script.rules)
         return ServedModel(
             name=name,
@@ -220,6 +225,9 @@ class ScriptedEngine:
     def load(self) -> Mapping[str, float]:
         """Answers that run."""
         return {"running": float(self._running)}
+
+    def observe(self, watch: Callable[[Step], None]) -> None:
+        """A script has no steps."""
 
     def trouble(self) -> str | None:
         """A script can make the engine hang."""

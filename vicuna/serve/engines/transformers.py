@@ -9,28 +9,22 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vicuna.conversation import Message
-from vicuna.errors import ConfigError, InputError, VicunaError
+from vicuna.errors import ConfigError, InputError
 from vicuna.serve import faults
-from vicuna.serve.config import EngineConfig, WorkerConfig
-from vicuna.serve.engines import Embedded, Piece
-from vicuna.serve.engines.text import AnswerText, Detokenizer
+from vicuna.serve.config import EngineConfig, HostedConfig
+from vicuna.serve.engines import SLOTS, Embedded, Piece, Step
+from vicuna.serve.engines.prompting import Prompting
 from vicuna.serve.faults import Fault
+from vicuna.serve.names import names_of
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
 
 log = logging.getLogger(__name__)
 STUCK = 60.0
 """Seconds after which one step of the model counts as hung."""
-WIDE = 64
-"""Characters that a token may always be thought to have."""
-CONTEXT = 8
-"""Tokens of the prompt's end that are decoded together with the answer's first ones."""
-
-
 FEATURES = frozenset(
     {"chat", "completions", "token_prompts", "embeddings", "logprobs", "logit_bias", "tokenize", "resume"}
 )
@@ -41,8 +35,9 @@ class TransformersEngine:
 
     kind = "transformers"
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self.capacity = config.engine.slots
+    def __init__(self, config: HostedConfig) -> None:
+        self.capacity = config.engine.slots or SLOTS
+        self._names = names_of(config)
         self._config = config
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
         self._intake: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -64,7 +59,7 @@ class TransformersEngine:
         log.info("model loaded and warm after %.1f s: %s", time.monotonic() - began, self._describe())
 
     def _load(self) -> None:
-        from vicuna.models.load import checkpoint_hash, load_model, load_template, load_tokenizer
+        from vicuna.models.load import checkpoint_hash, load_model
         from vicuna.serve.engines.batching import POSSIBLE_KINDS, Batcher
         from vicuna.serve.engines.embedding import Embedder
         from vicuna.serve.engines.slots import layer_kinds
@@ -72,39 +67,35 @@ class TransformersEngine:
 
         path = self._config.model.path
         self._device, dtype = choose_device(self._config.engine)
-        self._tokenizer = load_tokenizer(path)
-        self._template = load_template(path, self._config.model.template, self._tokenizer)
-        self._widest_token = max(WIDE, *map(len, self._tokenizer.get_vocab()))
         self._model = load_model(path, dtype, self._device)
         self._checkpoint_hash = checkpoint_hash(path)
         if odd := set(layer_kinds(self._model.config.get_text_config())) - POSSIBLE_KINDS:
             raise InputError(f"{path}: the engine `transformers` cannot batch layers of kind {', '.join(sorted(odd))}")
-        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        settings = self._model.config.get_text_config()
+        longest = getattr(settings, "max_position_embeddings", None)
         self._max_length = min(self._config.model.max_length, longest or self._config.model.max_length)
-        self._stop_ids = self._find_stop_ids()
-        self._lead = getattr(self._template, "answer_lead", "")
-        self._spelling = Spelling(self._tokenizer)
+        self._prompting = Prompting(self._config.model, self._max_length, settings.vocab_size)
+        self._stop_ids = self._prompting.stop_ids(getattr(self._model.generation_config, "eos_token_id", None))
+        self._spelling = Spelling(self._prompting.tokenizer)
         self._batcher = Batcher(self._model, self.capacity, self._max_length)
         self._embedder = Embedder(self._model)
-
-    def _find_stop_ids(self) -> frozenset[int]:
-        stated = getattr(self._model.generation_config, "eos_token_id", None)
-        more = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
-        return frozenset([*self._template.stop_ids(self._tokenizer), *more])
 
     def _describe(self) -> str:
         parameters = sum(each.numel() for each in self._model.parameters())
         return (
             f"{parameters / 1e6:.1f} million parameters, {self._model.dtype}, on {self._device}, context "
-            f"{self._max_length}, {self.capacity} slots, template {self._template.name}"
+            f"{self._max_length}, {self.capacity} slots, template {self._prompting.template.name}"
         )
 
-    def model(self, name: str) -> ServedModel:
-        """What is served, under that name."""
+    def models(self) -> Sequence[ServedModel]:
+        """What is served, under each of its names."""
+        return [self._served(name) for name in self._names]
+
+    def _served(self, name: str) -> ServedModel:
         return ServedModel(
             name=name,
             checkpoint_hash=self._checkpoint_hash,
-            template_hash=self._template.hash,
+            template_hash=self._prompting.template.hash,
             max_length=self._max_length,
             version=self._config.version,
             features=FEATURES,
@@ -145,64 +136,22 @@ class TransformersEngine:
         from vicuna.serve.engines.batching import Seat
         from vicuna.serve.engines.likelihood import Wish
 
-        prompt = self._prompt_ids(job)
-        if len(prompt) >= self._max_length:
-            raise faults.context_exceeded(f"{len(prompt)} tokens", self._max_length, job.prompt_field)
-        self._refuse_unknown(prompt, job.prompt_field)
+        prompt = self._prompting.ids(job)
         biases = {int(token): float(bias) for token, bias in job.extras.get("logit_bias", {}).items()}
-        self._refuse_unknown(biases, "logit_bias")
+        self._prompting.refuse_unknown(biases, "logit_bias")
         wish = None if job.logprobs is None else Wish(job.logprobs, self._spelling)
         sampling = job.sampling
         limit = min(self._max_length, len(prompt) + (sampling.max_tokens or self._max_length))
-        chat = job.messages is not None
         stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             stop_ids |= self._stop_ids
-        text = AnswerText(
-            Detokenizer(self._decode, prompt[-CONTEXT:]),
-            [*sampling.stop, *(self._template.stop_strings if chat else ())],
-            self._lead if chat else "",
-            len(job.shown),
-        )
+        text = self._prompting.text(job, prompt)
         seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text, wish, biases)
         return seat, text.push(job.emitted) if job.emitted else ""
 
-    def _refuse_unknown(self, tokens: Collection[int], field: str) -> None:
-        """Refuse token ids that the model does not have: one would fail the whole batch."""
-        highest = max(tokens, default=0)
-        if highest >= self._model.config.get_text_config().vocab_size:
-            raise faults.invalid(f"the model has no token {highest}", param=field)
-
-    def _prompt_ids(self, job: Job) -> list[int]:
-        from vicuna.prompt import encode_prompt
-
-        texts = [turn.content for turn in job.messages] if job.messages is not None else [job.prompt or ""]
-        self._refuse_hopeless(sum(map(len, texts)), job.prompt_field)
-        if job.messages is not None:
-            messages = [Message(turn.role, turn.content) for turn in job.messages]
-            try:
-                return encode_prompt(messages, self._tokenizer, self._template)
-            except VicunaError as error:
-                raise faults.invalid(str(error), param="messages") from error
-        if job.tokens is not None:
-            return list(job.tokens)
-        ids: list[int] = self._tokenizer(job.prompt or "").input_ids
-        if not ids:
-            raise faults.invalid("the prompt is empty and this tokenizer has no token to begin with", param="prompt")
-        return ids
-
-    def _refuse_hopeless(self, characters: int, field: str) -> None:
-        """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""
-        if characters > self._max_length * self._widest_token:
-            raise faults.context_exceeded(f"{characters} characters", self._max_length, field)
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
     async def tokenize(self, job: Job) -> list[int]:
         """Token ids of the job's prompt."""
-        return await self._loop.run_in_executor(self._tokenizing, self._prompt_ids, job)
+        return await self._loop.run_in_executor(self._tokenizing, self._prompting.tokenized, job)
 
     # ------------------------------------------------------------------------------------- vectors
     async def embed(self, job: EmbedJob) -> Embedded:
@@ -212,23 +161,12 @@ class TransformersEngine:
         size = self._model.config.get_text_config().hidden_size
         if job.dimensions not in (None, size):
             raise faults.unsupported("dimensions", f"this model's vectors have {size} numbers and cannot be shortened")
-        ids = [self._text_ids(tokens) for tokens in job.tokens]
+        ids = [self._prompting.text_ids(tokens) for tokens in job.tokens]
         for text in job.texts:  # one at a time, so that prompts of others get in between
-            ids.append(await self._loop.run_in_executor(self._tokenizing, self._text_ids, text))
+            ids.append(await self._loop.run_in_executor(self._tokenizing, self._prompting.text_ids, text))
         async with contextlib.aclosing(self._computed(Texts(ids))) as computed:
             vectors = await anext(computed)
         return Embedded(vectors, sum(map(len, ids)))
-
-    def _text_ids(self, text: str | Sequence[int]) -> list[int]:
-        if isinstance(text, str):
-            self._refuse_hopeless(len(text), "input")
-        ids: list[int] = self._tokenizer(text).input_ids if isinstance(text, str) else list(text)
-        if not ids:
-            raise faults.invalid("an empty text has no vector", param="input")
-        if len(ids) > self._max_length:
-            raise faults.context_exceeded(f"{len(ids)} tokens", self._max_length, "input")
-        self._refuse_unknown(ids, "input")
-        return ids
 
     # ------------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
@@ -275,6 +213,10 @@ class TransformersEngine:
         """Answers in the batch and waiting for it."""
         running, waiting = len(self._batcher.rows), len(self._batcher.waiting) + self._intake.qsize()
         return {"batch": float(running), "waiting": float(waiting)}
+
+    def observe(self, watch: Callable[[Step], None]) -> None:
+        """Tell of each step from now on."""
+        self._watch = watch
 
     def trouble(self) -> str | None:
         """Why the engine cannot work."""

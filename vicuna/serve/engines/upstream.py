@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,10 +21,11 @@ import aiohttp
 from vicuna.errors import ConfigError
 from vicuna.files import sha256_text
 from vicuna.serve import faults
-from vicuna.serve.config import WorkerConfig
-from vicuna.serve.engines import Embedded, Piece
+from vicuna.serve.config import HostedConfig, TlsConfig
+from vicuna.serve.engines import SLOTS, Embedded, Piece, Step
 from vicuna.serve.engines.upstream_wire import Full, Reading, events, failed, refusal, request
 from vicuna.serve.faults import Fault
+from vicuna.serve.names import names_of
 from vicuna.serve.net import tls
 from vicuna.serve.protocol import FEATURES, EmbedJob, Job, ServedModel
 
@@ -47,14 +48,15 @@ class UpstreamEngine:
 
     kind = "upstream"
 
-    def __init__(self, config: WorkerConfig) -> None:
-        self.capacity = config.engine.slots
+    def __init__(self, config: HostedConfig, trust: TlsConfig | None = None) -> None:
+        self.capacity = config.engine.slots or SLOTS
+        self._names = names_of(config)
         self._config = config
         self._settings = config.engine.upstream
         self._url = self._settings.url.rstrip("/")
         self._model = self._settings.model
         self._key = os.environ.get(self._settings.key, "").strip() if self._settings.key else ""
-        self._trusted = tls.trust(config.tls)
+        self._trusted = tls.trust(trust or TlsConfig())
         self._features = _features(self._settings.features, self._settings.resume)
         self._row: Mapping[str, Any] = {}
         self._limit_field = "max_tokens"
@@ -120,8 +122,11 @@ class UpstreamEngine:
         what = "serves several models" if found else f"does not serve {self._model!r}" if self._model else "serves none"
         raise ConfigError(f"{self._url} {what}; set engine.upstream.model to one of: {served}")
 
-    def model(self, name: str) -> ServedModel:
+    def models(self) -> Sequence[ServedModel]:
         """Servers of one model are replicas wherever they are; one of ours passes its own hashes on."""
+        return [self._served(name) for name in self._names]
+
+    def _served(self, name: str) -> ServedModel:
         given = self._row.get("checkpoint_hash")
         length = self._row.get("max_model_len")
         return ServedModel(
@@ -233,6 +238,9 @@ class UpstreamEngine:
     def load(self) -> Mapping[str, float]:
         """Answers that run."""
         return {"running": float(self._running)}
+
+    def observe(self, watch: Callable[[Step], None]) -> None:
+        """The server's steps are not seen here."""
 
     def trouble(self) -> str | None:
         """Why the server cannot be used; it is looked at until it can."""
