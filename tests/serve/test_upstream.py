@@ -423,7 +423,7 @@ def test_servers_of_one_model_are_replicas_wherever_they_are() -> None:
         with serving(Stub(lambda *_: chat("a"))) as stub:
             made = engine(stub.url)
             run(made)
-            found.append(made.model("m"))
+            found.append(made.models()[0])
     assert found[0] == found[1]
     assert found[0].max_length == 77
 

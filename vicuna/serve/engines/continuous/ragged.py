@@ -1,0 +1,184 @@
+"""One forward pass over tokens of many answers, laid end to end without padding, and where each of them looks.
+
+A `Span` is the next tokens of one answer: the last one of an answer under way, or a piece of a prompt. The spans of a
+step make one row of tokens. Every layer that works token by token takes the row as it is; only attention must know
+which tokens belong together, and finds that in the `Ragged` batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from vicuna.serve.engines.continuous.cache import Chain
+
+SHARED = 64
+"""Tokens that answers must have in common for their attention to them to be computed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one answer that are computed in this step."""
+
+    ids: Sequence[int]
+    start: int
+    """Place of the first of them in the answer's own tokens."""
+    chain: Chain
+    """Holds room for all of them."""
+
+    @property
+    def end(self) -> int:
+        """Place behind the last."""
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Rows of the batch that look at one stretch of the cache."""
+
+    rows: slice | torch.Tensor
+    """Which tokens of the batch."""
+    count: int
+    """How many."""
+    first: int
+    """First token of the stretch in the cache."""
+    size: int
+    """Tokens of the stretch."""
+    mask: torch.Tensor | None
+    """(count, size): added to the scores; None: every row sees all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """All that the rows of a batch look at: in round k, each row has at most one look."""
+
+    rounds: Sequence[Sequence[Look]]
+
+
+@dataclass
+class Ragged:
+    """The tokens of one step."""
+
+    spans: Sequence[Span]
+    block: int
+    """Tokens of a block of the cache."""
+    device: torch.device
+    dtype: torch.dtype
+    _looks: dict[int | None, Looks] = field(default_factory=dict)
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """Where each span begins in the row of tokens, and where the last one ends."""
+        made = [0]
+        for span in self.spans:
+            made.append(made[-1] + len(span.ids))
+        return made
+
+    @cached_property
+    def ids(self) -> torch.Tensor:
+        """(1, N) token ids."""
+        return self._row([token for span in self.spans for token in span.ids])
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """(1, N) place of each token in its answer."""
+        return self._row([place for span in self.spans for place in range(span.start, span.end)])
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """(N,) where in the cache each token's key and value go."""
+        size = self.block
+        return self._row(
+            [
+                span.chain.blocks[place // size] * size + place % size
+                for span in self.spans
+                for place in range(span.start, span.end)
+            ]
+        )[0]
+
+    def lasts(self, which: Sequence[int]) -> torch.Tensor:
+        """The rows of the last tokens of some spans."""
+        return self._row([self.offsets[index + 1] - 1 for index in which])[0]
+
+    def _row(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor([values], dtype=torch.long, device=self.device)
+
+    # ------------------------------------------------------------------------------------- where each token looks
+    def looks(self, window: int | None) -> Looks:
+        """Where the rows look in a layer; with a window, a token sees only itself and the window - 1 before it."""
+        found = self._looks.get(window)
+        if found is None:
+            found = self._looks[window] = Looks(list(self._rounds(window)))
+        return found
+
+    def _rounds(self, window: int | None) -> Iterator[list[Look]]:
+        rounds: list[list[Look]] = []
+        done = [0] * len(self.spans)  # tokens of each answer that a common look has covered
+        if window is None:
+            for group, count in self._common():
+                rows = torch.tensor([self.offsets[index] for index in group], device=self.device)
+                for level, (_, first, size) in enumerate(_runs(self.spans[group[0]].chain, self.block, 0, count)):
+                    _at(rounds, level).append(Look(rows, len(group), first, size, None))
+                for index in group:
+                    done[index] = count
+        depth = len(rounds)
+        for index, span in enumerate(self.spans):
+            rows = slice(self.offsets[index], self.offsets[index + 1])
+            begin = max(done[index], 0 if window is None else span.start + 1 - window)
+            runs = _runs(span.chain, self.block, begin, span.end)
+            for level, (place, first, size) in enumerate(runs, depth if done[index] else 0):
+                mask = self._mask(span, place, size, window)
+                _at(rounds, level).append(Look(rows, len(span.ids), first, size, mask))
+        yield from rounds
+
+    def _common(self) -> Iterator[tuple[list[int], int]]:
+        """Answers under way that begin with the same blocks, and how many tokens that is."""
+        groups: dict[int, list[int]] = {}
+        for index, span in enumerate(self.spans):
+            if len(span.ids) == 1 and span.start >= SHARED:
+                groups.setdefault(span.chain.blocks[0], []).append(index)
+        for group in groups.values():
+            if len(group) > 1:
+                tables = [self.spans[index].chain.blocks for index in group]
+                most = min(self.spans[index].start for index in group) // self.block
+                shared = most
+                for table in tables[1:]:
+                    shared = next((i for i in range(shared) if table[i] != tables[0][i]), shared)
+                if shared * self.block >= SHARED:
+                    yield group, shared * self.block
+
+    def _mask(self, span: Span, place: int, size: int, window: int | None) -> torch.Tensor | None:
+        """What the span's tokens see of the stretch that holds their answer's tokens from `place` on."""
+        late = place + size > span.start + 1
+        early = window is not None and place <= span.end - 1 - window
+        if not late and not early or len(span.ids) == 1 and not early:
+            return None
+        keys = torch.arange(place, place + size, device=self.device)[None]
+        queries = torch.arange(span.start, span.end, device=self.device)[:, None]
+        seen = keys <= queries
+        if window is not None:
+            seen &= keys > queries - window
+        # A row that sees nothing here must not become "not a number": its share is as good as none beside others.
+        hidden = torch.finfo(self.dtype).min / 2
+        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, hidden)
+
+
+def _at(rounds: list[list[Look]], level: int) -> list[Look]:
+    while len(rounds) <= level:
+        rounds.append([])
+    return rounds[level]
+
+
+def _runs(chain: Chain, block: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """A chain's tokens from `begin` to `end` as stretches of the cache: (place in the chain, place in the cache, size)."""
+    place = begin
+    blocks = chain.blocks
+    while place < end:
+        index = place // block
+        last = index
+        while (last + 1) * block < end and blocks[last + 1] == blocks[last] + 1:
+            last += 1
+        stop = min(end, (last + 1) * block)
+        yield place, blocks[index] * block + place % block, stop - place
+        place = stop
