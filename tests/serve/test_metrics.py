@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from serve_stack import Site, site, until
 
 from vicuna.serve.config import LimitsConfig
+from vicuna.serve.engines import Step
 from vicuna.serve.fleet.dispatch import Dispatcher
 from vicuna.serve.fleet.table import Fleet
 from vicuna.serve.protocol import Heartbeat, Registration, ServedModel
@@ -196,6 +198,72 @@ def test_a_worker_shows_what_it_does() -> None:
     assert value(found, "vicuna_worker_answers_total", outcome="moved") == 1
     assert value(found, "vicuna_worker_answers_total", outcome="finished") == 0
     assert value(found, "vicuna_engine_load", what="rows") == 2
+
+
+def worker_metrics(**load: float) -> WorkerMetrics:
+    return WorkerMetrics(running=lambda: 0, capacity=16, load=lambda: load)
+
+
+def step(**more: Any) -> Step:
+    numbers = dict.fromkeys(("prompt_tokens", "answer_tokens", "running", "waiting", "used", "kept", "room"), 0)
+    return Step(**({"seconds": 0.02, "looked_up": 0, "found": 0} | numbers | more))
+
+
+def test_a_step_is_counted_with_its_time_its_batch_and_what_waited() -> None:
+    metrics = worker_metrics()
+    metrics.step(step(seconds=0.04, prompt_tokens=100, running=3, queued=(0.2, 0.02), looked_up=160, found=60))
+    metrics.step(step(seconds=0.004, running=12, put_back=1))
+    found = samples(metrics)
+    assert value(found, "vicuna_engine_step_seconds_sum") == pytest.approx(0.044)
+    assert value(found, "vicuna_engine_step_seconds_bucket", le="0.005") == 1
+    assert value(found, "vicuna_engine_step_answers_bucket", le="4.0") == 1
+    assert value(found, "vicuna_engine_step_answers_bucket", le="16.0") == 2
+    assert value(found, "vicuna_engine_step_prompt_tokens_bucket", le="0.0") == 1
+    assert value(found, "vicuna_engine_step_prompt_tokens_sum") == 100
+    assert value(found, "vicuna_engine_queue_seconds_count") == 2
+    assert value(found, "vicuna_engine_queue_seconds_bucket", le="0.1") == 1
+    assert value(found, "vicuna_engine_prefix_looked_up_tokens_total") == 160
+    assert value(found, "vicuna_engine_prefix_found_tokens_total") == 60
+    assert value(found, "vicuna_engine_put_back_total") == 1
+
+
+STEPS = st.lists(
+    st.builds(
+        step,
+        seconds=st.floats(0, 100),
+        prompt_tokens=st.integers(0, 10**6),
+        running=st.integers(0, 1000),
+        queued=st.lists(st.floats(0, 1000), max_size=3).map(tuple),
+        looked_up=st.integers(100, 200),
+        found=st.integers(0, 100),
+        put_back=st.integers(0, 5),
+    ),
+    max_size=8,
+)
+
+
+@given(STEPS)
+def test_the_series_of_the_steps_are_the_sums_over_them(steps: list[Step]) -> None:
+    metrics = worker_metrics()
+    for each in steps:
+        metrics.step(each)
+    found = samples(metrics)
+    for series, mine in {"seconds": "seconds", "answers": "running", "prompt_tokens": "prompt_tokens"}.items():
+        name, total = f"vicuna_engine_step_{series}", sum(getattr(each, mine) for each in steps)
+        assert value(found, f"{name}_sum") == pytest.approx(total)
+        assert value(found, f"{name}_count") == len(steps)
+    waits = [seconds for each in steps for seconds in each.queued]
+    assert value(found, "vicuna_engine_queue_seconds_count") == len(waits)
+    assert value(found, "vicuna_engine_prefix_found_tokens_total") == sum(each.found for each in steps)
+    assert value(found, "vicuna_engine_prefix_looked_up_tokens_total") == sum(each.looked_up for each in steps)
+    assert value(found, "vicuna_engine_put_back_total") == sum(each.put_back for each in steps)
+
+
+def test_the_cache_is_shown_as_parts_that_make_the_whole() -> None:
+    found = samples(worker_metrics(batch=3, cache_used=320, cache_kept=64, cache_room=1024))
+    parts = {state: value(found, "vicuna_engine_cache_tokens", state=state) for state in ("used", "kept", "free")}
+    assert parts == {"used": 320, "kept": 64, "free": 640}
+    assert not any(name == "vicuna_engine_cache_tokens" for name, _ in samples(worker_metrics(running=2)))
 
 
 def test_the_scrape_of_a_large_fleet_leaves_the_event_loop_free() -> None:

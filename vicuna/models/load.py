@@ -10,6 +10,7 @@ from typing import Any
 from vicuna import manifest
 from vicuna.errors import IncompleteError, InputError
 from vicuna.files import read_json
+from vicuna.models import quantized
 from vicuna.prompt import Template, template
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def load_settings(path: str | Path) -> Any:
     from transformers import AutoConfig
 
     _need_folder(path, "a model")
-    with _readable(f"{path} holds no configuration of a model that can be read"):
+    with readable(f"{path} holds no configuration of a model that can be read"):
         return AutoConfig.from_pretrained(str(path), local_files_only=True)
 
 
@@ -103,7 +104,7 @@ def load_tokenizer(path: str | Path) -> Any:
     _need_folder(path, "a tokenizer")
     if not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})")
-    with _readable(f"{path} holds no tokenizer that transformers can read"):
+    with readable(f"{path} holds no tokenizer that transformers can read"):
         return _tokenizer_class(Path(path)).from_pretrained(str(path), local_files_only=True)
 
 
@@ -127,17 +128,20 @@ def _tokenizer_class(folder: Path) -> Any:
     return AutoTokenizer
 
 
-def load_model(path: str | Path, dtype: Any, device: Any, **options: Any) -> Any:
+def load_model(path: str | Path, dtype: Any, device: Any, *, quantize: str = "", **options: Any) -> Any:
     """The causal language model in a folder, on `device` and in evaluation mode.
 
     Args:
         path: folder with config.json and weights; one with a manifest must match it in its file list.
-        dtype: torch dtype of the parameters.
+        dtype: torch dtype of the parameters; of quantised weights, of what is computed with them.
         device: torch device.
+        quantize: "int8" or "nf4" stores linear layers in 8 or 4 bits; a folder whose weights are quantised already is
+            loaded as it is.
         options: more for transformers' `from_pretrained`.
 
     Raises:
-        InputError: no such folder, no weights, or not a causal language model that can be read.
+        ConfigError: the library for `quantize` is not installed.
+        InputError: no such folder, no weights, or not a causal language model that can be read here.
         IncompleteError: the folder's files are not those that its manifest names, or tensors are missing or of
             another shape than config.json says.
     """
@@ -146,14 +150,19 @@ def load_model(path: str | Path, dtype: Any, device: Any, **options: Any) -> Any
     _need_folder(path, "a model")
     need_weights(Path(path))
     quiet_transformers()
-    with _readable(f"{path} holds no causal language model that can be read"), _silent_transformers():
+    stored = quantized.method(path)
+    how = quantized.options(path, stored, quantize, dtype, device)
+    what = f"weights quantised with {stored}" if stored else "causal language model"
+    with readable(f"{path} holds no {what} that can be read"), _silent_transformers():
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path), dtype=dtype, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below
-            **options,
+            **how, **options,
         )  # fmt: skip
     _need_all_tensors(path, info)
-    return model.to(device).eval()
+    if stored and getattr(model, "quantization_method", None) is None:
+        logger.warning("%s: this machine cannot compute with weights in %s, so they take %s", path, stored, model.dtype)
+    return (model if how else model.to(device)).eval()
 
 
 def empty_model(settings: Any, dtype: Any, *, buffers: bool = False) -> Any:
@@ -286,7 +295,7 @@ def _need_all_tensors(path: str | Path, info: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _readable(complaint: str) -> Iterator[None]:
+def readable(complaint: str) -> Iterator[None]:
     """Whatever a reader of other people's files raises is an InputError that starts with `complaint`.
 
     The readers' errors have no type in common: damaged folders were seen to end in SafetensorError, UnpicklingError,

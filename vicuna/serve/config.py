@@ -344,7 +344,8 @@ class WorkerConfig(HostedConfig):
     """Load one model or several and answer for them in the fleets of one or more controllers."""
 
     more: tuple[HostedConfig, ...] = ()
-    """Further models in this worker, each with an engine of its own; they share the machine's memory and cores."""
+    """Further models in this process, each with an engine and a place in the fleet of its own; they share the
+    machine's memory and cores."""
     controllers: tuple[str, ...] = ("http://127.0.0.1:8000",)
     """Addresses of the controllers to join."""
     secret: str = ""
@@ -352,9 +353,10 @@ class WorkerConfig(HostedConfig):
     host: str = LOCAL
     """Address to listen on; 0.0.0.0 listens to other machines too."""
     port: int = 0
-    """Port to listen on; 0 takes any free one."""
+    """Port to listen on; 0 takes any free one. The models of `more` listen on the ports after it."""
     advertise: str = ""
-    """Address under which controllers reach this worker; empty works it out from host and port."""
+    """Address under which controllers reach this worker; empty works it out from host and port. Those of `more` count
+    up from its port."""
     heartbeat: float = 1.0
     """Seconds between two signs of life to each controller."""
     drain: float = 30.0

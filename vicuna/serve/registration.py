@@ -138,7 +138,7 @@ class Membership:
         registration = await asyncio.to_thread(self._register, self.controller)
         self._agree(await self._post("register", registration, REGISTER_TIMEOUT))
         self._member = True
-        self._say(logging.INFO, f"joined the fleet of {self.controller}")
+        self._say(logging.INFO, f"worker {registration.worker_id} joined the fleet of {self.controller}")
 
     def _agree(self, terms: Any) -> None:
         """Beat as often as was asked for here, or more rarely if the controller wishes, but within its lease."""

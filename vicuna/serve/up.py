@@ -22,8 +22,8 @@ from vicuna.command import run as run_command
 from vicuna.config import dump
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.files import write_text
-from vicuna.hardware import cpu_count
 from vicuna.serve.config import ControllerConfig, StackConfig, WebConfig, WorkerConfig
+from vicuna.serve.hosting import split, threads_each, with_threads
 from vicuna.serve.names import served_names
 from vicuna.serve.net import server, signing
 from vicuna.serve.watch.stack_log import StackLog, lines
@@ -77,27 +77,17 @@ def with_ports(config: StackConfig) -> StackConfig:
         if config.page:
             web = replace(web, port=free(web.host, web.port, "--web.port"))
         for number, worker in enumerate(config.workers, 1):
-            if worker.port:
-                free(worker.host, worker.port, f"`port` of worker {number} in the stack's file")
+            for each in split(worker):
+                if each.port:
+                    free(each.host, each.port, f"`port` of worker {number} in the stack's file")
     apis = tuple(_address(each) for each in controllers)
     secret = controllers[0].fleet.secret
     threads = threads_each(config.workers)
     workers = tuple(
-        replace(
-            worker,
-            controllers=apis,
-            secret=worker.secret or secret,
-            engine=replace(worker.engine, threads=worker.engine.threads or threads),
-        )
+        with_threads(replace(worker, controllers=apis, secret=worker.secret or secret), threads)
         for worker in config.workers
     )
     return replace(config, controllers=controllers, workers=workers, web=replace(web, api=apis[0]))
-
-
-def threads_each(workers: Sequence[WorkerConfig]) -> int:
-    """This machine's cores, shared between the workers that compute."""
-    computing = sum(worker.engine.kind == "transformers" for worker in workers)
-    return max(1, cpu_count() // max(1, computing))
 
 
 def fleet_secret(config: StackConfig) -> dict[str, str]:
@@ -124,12 +114,13 @@ class Stack:
         self._read_end, self._write_end = os.pipe()
         self._stopping = False
         self._ready = False
-        self.models = sorted({name for worker in config.workers for name in served_names(worker)})
+        models = [served_names(worker, f"workers[{index}].") for index, worker in enumerate(config.workers)]
+        self.models = sorted({name for names in models for name in names})
         self._controllers = [
             Child(_numbered("controller", i, len(config.controllers)), "controller", each)
             for i, each in enumerate(config.controllers)
         ]
-        self._others = [Child(_worker_name(config.workers, i), "worker", w) for i, w in enumerate(config.workers)]
+        self._others = [Child(_worker_name(models, i), "worker", w) for i, w in enumerate(config.workers)]
         if config.page:
             self._others.append(Child("web", "web", config.web, _trust(config.controllers[0])))
         self._log = StackLog((child.name for child in self._children), config.controllers[0].log.format)
@@ -287,9 +278,10 @@ def _numbered(name: str, index: int, count: int) -> str:
     return name if count == 1 else f"{name} {index + 1}"
 
 
-def _worker_name(workers: Sequence[WorkerConfig], index: int) -> str:
-    name = served_names(workers[index])[0]
-    twins = [i for i, worker in enumerate(workers) if served_names(worker)[0] == name]
+def _worker_name(models: Sequence[tuple[str, ...]], index: int) -> str:
+    """A worker is called after its first model, with a number where others are too."""
+    name = models[index][0]
+    twins = [i for i, names in enumerate(models) if names[0] == name]
     return f"worker {name}" if len(twins) == 1 else f"worker {name} {twins.index(index) + 1}"
 
 

@@ -1,12 +1,13 @@
-"""A worker: one engine behind a small HTTP interface, and its membership in the fleets."""
+"""A worker: one engine behind a small HTTP interface, and its membership in the fleets. A process may have several."""
 
 import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from vicuna.command import run as run_command
 from vicuna.hardware import share_cores
-from vicuna.serve import engines, faults, lines
+from vicuna.serve import faults, hosting, lines
 from vicuna.serve.api.handlers import ERROR_HANDLERS, as_json
 from vicuna.serve.config import WorkerConfig
 from vicuna.serve.engines import Engine
@@ -44,11 +45,22 @@ GRACE = 1
 class Worker:
     """The routes of one worker and its state."""
 
-    def __init__(self, engine: Engine, config: WorkerConfig, fleets: Fleets, signer: Signer) -> None:
+    def __init__(self, engine: Engine, config: WorkerConfig, port: int, fleets: Fleets, signer: Signer) -> None:
+        """
+        Args:
+            engine: has started.
+            config: without further models.
+            port: where the worker listens.
+            fleets: what it joins and leaves.
+            signer: with the fleet's secret.
+        """
         self.id = f"w-{uuid.uuid4().hex[:12]}"
         self.engine = engine
         self.running = Running(engine.capacity)
+        self.left = asyncio.Event()
+        """Set when it has left its fleets and nothing runs here any more."""
         self._config = config
+        self._port = port
         self._fleets = fleets
         self._signer = signer
         self._models = list(engine.models())
@@ -56,7 +68,9 @@ class Worker:
         self._started = time.time()
         self._metrics = WorkerMetrics(lambda: len(self.running), engine.capacity, engine.load)
         self._departure: asyncio.Task[None] | None = None
-        self._signalled = False
+        engine.observe(self._metrics.step)
+        address = server.url(config.host, port, config.tls.scheme)
+        log.info("worker %s serves %s at %s", self.id, ", ".join(self._names), address)
 
     def routes(self) -> list[Route]:
         """What controllers ask."""
@@ -70,11 +84,11 @@ class Worker:
         ]
 
     # ------------------------------------------------------------------------------------- what controllers are told
-    def registration(self, address: str) -> Registration:
-        """Who joins."""
+    def registration(self, controller: str) -> Registration:
+        """Who joins the fleet of the controller at that address; may look its name up."""
         return Registration(
             worker_id=self.id,
-            address=address,
+            address=advertised(self._config, self._port, controller),
             engine=self.engine.kind,
             models=self._models,
             capacity=self.engine.capacity,
@@ -134,11 +148,11 @@ class Worker:
         return as_json({"tokens": await while_connected(request.receive, self.engine.tokenize(job))}, request)
 
     async def drain(self, request: Request) -> Response:
-        """Do as if told to stop: take no new work, end what runs or hand it over, leave, exit."""
+        """Take no new work, end what runs or hand it over, and leave; the process ends with its last worker."""
         await self._called(request)
         if self._departure is None:
-            log.info("a controller asks this worker to leave")
-            self.depart().add_done_callback(self._end_process)
+            log.info("a controller asks worker %s to leave", self.id)
+            self.depart()
         return as_json({"draining": True, "running": len(self.running)}, request)
 
     # ------------------------------------------------------------------------------------- computing
@@ -214,15 +228,7 @@ class Worker:
         if handed_over:
             log.info("handed %d answers over", handed_over)
         await self._fleets.leave(self.id)
-
-    async def goodbye(self) -> None:
-        """What the first signal to stop begins."""
-        self._signalled = True
-        await self.depart()
-
-    def _end_process(self, departure: "asyncio.Task[None]") -> None:
-        if not self._signalled and not departure.cancelled():
-            signal.raise_signal(signal.SIGTERM)
+        self.left.set()
 
 
 def make_app(worker: Worker, signer: Signer, tracer: tracing.Tracer) -> Observed:
@@ -232,29 +238,47 @@ def make_app(worker: Worker, signer: Signer, tracer: tracing.Tracer) -> Observed
     return Observed(Sealed(app, signer, worker.id), tracer)
 
 
+# ------------------------------------------------------------------------------------------- the process
 async def _serve(config: WorkerConfig, signer: Signer, tracer: tracing.Tracer) -> None:
+    """Run all workers of this process until it is told to stop, or until the last of them has left."""
     trusted = tls.trust(config.tls)
-    sock = server.listen(config.host, config.port)
-    port = server.port_of(sock)
-    engine = engines.make(config)
-    try:
-        await engine.start()
+    parts = hosting.split(config)
+    async with contextlib.AsyncExitStack() as stack:
+        socks = [stack.enter_context(server.listen(part.host, part.port)) for part in parts]
+        engines = await stack.enter_async_context(hosting.started(parts))
         # A controller may come back at another address, so names are looked up for each new connection.
         connector = aiohttp.TCPConnector(limit=0, use_dns_cache=False, ssl=trusted)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            fleets = Fleets(config, session, signer)
-            worker = Worker(engine, config, fleets, signer)
-            names, address = ", ".join(served_names(config)), server.url(config.host, port, config.tls.scheme)
-            log.info("worker %s serves %s at %s", worker.id, names, address)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        workers, servers = [], []
+        for part, engine, sock in zip(parts, engines, socks, strict=True):
+            fleets = Fleets(part, session, signer)
+            worker = Worker(engine, part, server.port_of(sock), fleets, signer)
+            workers.append(worker)
+            servers.append(server.make(make_app(worker, signer, tracer), GRACE, part.limits, part.tls))
+            await stack.enter_async_context(fleets.joined(worker.registration, worker.heartbeat))
+        await _run(workers, servers, socks)
 
-            def register(controller: str) -> Registration:
-                return worker.registration(advertised(config, port, controller))
 
-            made = server.make(make_app(worker, signer, tracer), GRACE, config.limits, config.tls)
-            async with fleets.joined(register, worker.heartbeat):
-                await server.run(made, sock, on_stop=worker.goodbye)
-    finally:
-        await engine.close()
+async def _run(workers: Sequence[Worker], servers: Sequence[server.Server], socks: Sequence[socket.socket]) -> None:
+    """Answer for each worker at its socket until SIGINT or SIGTERM, or until all have left because they were asked."""
+    leaving = asyncio.create_task(_stop_when_left(workers))
+
+    async def goodbye() -> None:
+        leaving.cancel()
+        await asyncio.gather(*(worker.depart() for worker in workers))
+
+    (first, sock), *others = zip(servers, socks, strict=True)
+    beside = [asyncio.create_task(each.serve(sockets=[its])) for each, its in others]
+    await server.run(first, sock, on_stop=goodbye)  # it has the signals, and the others end with it
+    for each, _ in others:
+        each.should_exit, each.force_exit = True, first.force_exit
+    await asyncio.gather(*beside)
+
+
+async def _stop_when_left(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        await worker.left.wait()
+    signal.raise_signal(signal.SIGTERM)
 
 
 def main(config: WorkerConfig) -> None:

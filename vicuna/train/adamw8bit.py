@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from vicuna.models.quantized import bitsandbytes
 from vicuna.train.parallel import local
-from vicuna.train.quantise import bitsandbytes
 
 BLOCK = 256
 """Elements that share one scale in bitsandbytes' kernels."""

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from vicuna.errors import ConfigError
 from vicuna.files import write_json
+from vicuna.models.quantized import quiet_bitsandbytes
 from vicuna.train.config import LoraConfig
-from vicuna.train.quantise import quiet_bitsandbytes
 
 ALL = "all-linear"
 _BASE = ".base_layer."

@@ -14,6 +14,7 @@ from vicuna.config import dump, to_dict
 from vicuna.errors import ConfigError
 from vicuna.files import write_text
 from vicuna.hardware import cpu_count
+from vicuna.models.quantized import bitsandbytes
 from vicuna.train import export, inputs, masks, report, trackers
 from vicuna.train.checkpoint import Checkpoints, Position
 from vicuna.train.config import TrainConfig
@@ -28,7 +29,6 @@ from vicuna.train.node import need_inputs
 from vicuna.train.optim import learning_rate, make_optimizer
 from vicuna.train.packing import Plan, plan
 from vicuna.train.parallel import World, joined
-from vicuna.train.quantise import bitsandbytes
 
 FEW = 50
 """Steps below which a run is warned of."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vicuna.errors import ConfigError
-from vicuna.serve.config import HostedConfig, TlsConfig, WorkerConfig
+from vicuna.serve.config import HostedConfig, TlsConfig
 from vicuna.serve.protocol import EmbedJob, Job, ServedModel
 
 SLOTS = 16
@@ -121,16 +121,8 @@ class Engine(Protocol):
         ...
 
 
-def make(config: WorkerConfig) -> Engine:
-    """The engine of all models that the settings name; only that kind's libraries are imported."""
-    if config.more:
-        from vicuna.serve.engines.several import Several
-
-        return Several([_make_one(hosted, config.tls) for hosted in config.hosted])
-    return _make_one(config, config.tls)
-
-
-def _make_one(config: HostedConfig, tls: TlsConfig) -> Engine:
+def make(config: HostedConfig, tls: TlsConfig) -> Engine:
+    """The engine that the settings name; only that kind's libraries are imported."""
     match config.engine.kind:
         case "scripted":
             from vicuna.serve.engines.scripted import ScriptedEngine
@@ -144,4 +136,8 @@ def _make_one(config: HostedConfig, tls: TlsConfig) -> Engine:
             from vicuna.serve.engines.transformers import TransformersEngine
 
             return TransformersEngine(config)
+        case "vllm":
+            from vicuna.serve.engines.vllm import VllmEngine
+
+            return VllmEngine(config)
     raise ConfigError(f"there is no engine {config.engine.kind}")

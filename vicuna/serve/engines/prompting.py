@@ -6,7 +6,8 @@ from vicuna.config import ModelConfig
 from vicuna.conversation import Message
 from vicuna.errors import VicunaError
 from vicuna.serve import faults
-from vicuna.serve.engines.text import AnswerText, Detokenizer
+from vicuna.serve.engines.detokenize import Detokenizing
+from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.protocol import Job
 
 WIDE = 64
@@ -34,6 +35,7 @@ class Prompting:
         self.template = load_template(model.path, model.template, self.tokenizer)
         self.max_length = max_length
         self._vocabulary = vocabulary
+        self._detokenizing = Detokenizing(self.tokenizer)
         self._lead = getattr(self.template, "answer_lead", "")
         self._widest_token = max(WIDE, *map(len, self.tokenizer.get_vocab()))
 
@@ -96,7 +98,7 @@ class Prompting:
         """What turns the ids of this job's answer into text; the ids so far are still to be pushed."""
         chat = job.messages is not None
         return AnswerText(
-            Detokenizer(self._decode, prompt[-CONTEXT:]),
+            self._detokenizing.begin(prompt[-CONTEXT:]),
             [*job.sampling.stop, *(self.template.stop_strings if chat else ())],
             self._lead if chat else "",
             len(job.shown),
@@ -116,7 +118,3 @@ class Prompting:
         """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""
         if characters > self.max_length * self._widest_token:
             raise faults.context_exceeded(f"{characters} characters", self.max_length, field)
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text

@@ -1,98 +1,72 @@
-"""From token ids to text that may be shown: characters that are complete, and nothing of a stop string."""
+"""What of an answer's text may be shown: nothing of a stop string, and no white space that belongs to the template."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 
-_REPLACEMENT = "\ufffd"
-
-
-class Detokenizer:
-    """Decodes a growing list of ids; each piece of text comes out once and is never taken back.
-
-    A token's text depends on its neighbours (spaces, characters of several bytes), so each step decodes a short window
-    that begins before the new tokens, and shows what the window has grown by.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str], context: Sequence[int] = ()) -> None:
-        """
-        Args:
-            decode: ids → text.
-            context: the last ids before the text begins (the prompt's); they are not shown.
-        """
-        self._decode = decode
-        self._ids = list(context)
-        self._start = 0
-        self._shown = len(self._ids)
-
-    def push(self, ids: Sequence[int]) -> str:
-        """Text that is certain after these ids too."""
-        self._ids += ids
-        text = self._fresh()
-        if not text or text.endswith(_REPLACEMENT):  # the end of a character may be still to come
-            return ""
-        self._start, self._shown = self._shown, len(self._ids)
-        return text
-
-    def flush(self) -> str:
-        """What was held back; bytes that make no character come out as replacement characters."""
-        text = self._fresh()
-        self._start = self._shown = len(self._ids)
-        return text
-
-    def _fresh(self) -> str:
-        before = self._decode(self._ids[self._start : self._shown])
-        after = self._decode(self._ids[self._start :])
-        return after[len(before) :]
+from vicuna.serve.engines.detokenize import Stream
+from vicuna.serve.engines.detokenize import Window as Detokenizer  # noqa: F401
 
 
 class StopScanner:
-    """Ends the text before the first stop string, wherever the borders of the pieces are."""
+    """Ends the text before the first stop string, wherever the borders of the pieces are.
+
+    The first is the one that is complete first; of those that end at the same character, the longest.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
+        self._longest = max(map(len, self._stops), default=0)
+        first = {re.escape(stop[0]) for stop in self._stops}
+        self._beginnings = re.compile(f"[{''.join(sorted(first))}]") if first else None
         self._held = ""
+        """The end of the text so far where a stop string may have begun."""
         self.stopped = False
 
     def push(self, text: str) -> str:
         """Text that is certainly not part of a stop string."""
-        if not self._stops or self.stopped:
+        if self.stopped or self._beginnings is None:
             return "" if self.stopped else text
-        self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        before, whole = len(self._held), self._held + text
+        found = [(at + len(stop), at) for stop in self._stops if (at := _find(whole, stop, before)) >= 0]
         if found:
             self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
-            return shown
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
+            self._held = ""
+            return whole[: min(found)[1]]
+        cut = self._possible_beginning(whole, self._beginnings)
+        self._held = whole[cut:]
+        return whole[:cut]
 
     def flush(self) -> str:
         """What was held back; the text has ended, so it was no stop string."""
         shown, self._held = self._held, ""
         return shown
 
+    def _possible_beginning(self, text: str, beginnings: re.Pattern[str]) -> int:
+        """Where the first stop string begins that the text may end within; else the text's length."""
+        for found in beginnings.finditer(text, max(0, len(text) - self._longest + 1)):
+            rest = text[found.start() :]
+            if any(stop.startswith(rest) for stop in self._stops):
+                return found.start()
+        return len(text)
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
+
+def _find(text: str, stop: str, before: int) -> int:
+    """The first occurrence that ends after the first `before` characters; -1 for none."""
+    return text.find(stop, max(0, before - len(stop) + 1))
 
 
 class AnswerText:
-    """The text of one answer: decoded, without the white space that leads it, ended by stop strings."""
+    """The text of one answer: without the white space that leads it, ended by stop strings."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str], lead: str, skip: int = 0) -> None:
+    def __init__(self, stream: Stream, stops: Sequence[str], lead: str, skip: int = 0) -> None:
         """
         Args:
-            detokenizer: for this answer.
+            stream: makes text of this answer's ids.
             stops: texts that end the answer.
             lead: what a template puts between the assistant's name and the answer; not shown.
             skip: characters at the start that the client has already.
         """
-        self._detokenizer = detokenizer
+        self._stream = stream
         self._scanner = StopScanner(stops)
         self._lead = lead
         self._skip = skip
@@ -104,11 +78,11 @@ class AnswerText:
 
     def push(self, ids: Sequence[int]) -> str:
         """New text to show."""
-        return self._show(self._scanner.push(self._without_lead(self._detokenizer.push(ids))))
+        return self._show(self._scanner.push(self._without_lead(self._stream.push(ids))))
 
     def flush(self) -> str:
         """The rest, when no more ids come."""
-        text = self._scanner.push(self._without_lead(self._detokenizer.flush()))
+        text = self._scanner.push(self._without_lead(self._stream.flush()))
         return self._show(text + self._scanner.flush())
 
     def _without_lead(self, text: str) -> str:

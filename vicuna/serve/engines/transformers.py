@@ -9,14 +9,15 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vicuna.errors import ConfigError, InputError
+from vicuna.errors import InputError
 from vicuna.serve import faults
-from vicuna.serve.config import EngineConfig, HostedConfig
-from vicuna.serve.engines import SLOTS, Embedded, Piece, Step
+from vicuna.serve.config import AdapterConfig, HostedConfig
+from vicuna.serve.engines import Embedded, Piece, Step
 from vicuna.serve.engines.prompting import Prompting
 from vicuna.serve.faults import Fault
 from vicuna.serve.names import names_of
@@ -25,6 +26,10 @@ from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
 log = logging.getLogger(__name__)
 STUCK = 60.0
 """Seconds after which one step of the model counts as hung."""
+PROBE = 64
+"""Tokens of the cache that is made to learn how large a token's keys and values are."""
+POSSIBLE_KINDS = {"full_attention", "sliding_attention"}
+
 FEATURES = frozenset(
     {"chat", "completions", "token_prompts", "embeddings", "logprobs", "logit_bias", "tokenize", "resume"}
 )
@@ -36,70 +41,131 @@ class TransformersEngine:
     kind = "transformers"
 
     def __init__(self, config: HostedConfig) -> None:
-        self.capacity = config.engine.slots or SLOTS
-        self._names = names_of(config)
+        self.capacity = 0
         self._config = config
+        self._served: list[ServedModel] = []
+        self._adapter_of: dict[str, int] = {}
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
         self._intake: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._outlets: dict[Any, asyncio.Queue[Any]] = {}
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
+        self._watch: Callable[[Step], None] | None = None
+        self._sums: Counter[str] = Counter()
 
     # ------------------------------------------------------------------------------------- loading
     async def start(self) -> None:
-        """Load tokenizer, template and weights, start the thread, and compute a first token."""
+        """Load tokenizer, template, weights and adapters, start the thread, and compute a first token."""
         self._loop = asyncio.get_running_loop()
         began = time.monotonic()
         await asyncio.to_thread(self._load)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         sampling = Sampling(temperature=0, max_tokens=2, ignore_eos=True)
-        async for _ in self.generate(Job(id="warm-up", model="", tokens=(0, 0), sampling=sampling)):
+        warm_up = Job(id="warm-up", model=self._served[0].name, tokens=(0, 0), sampling=sampling)
+        async for _ in self.generate(warm_up):
             pass
-        log.info("model loaded and warm after %.1f s: %s", time.monotonic() - began, self._describe())
+        log.info("model loaded and warm after %.1f s", time.monotonic() - began)
 
     def _load(self) -> None:
         from vicuna.models.load import checkpoint_hash, load_model
-        from vicuna.serve.engines.batching import POSSIBLE_KINDS, Batcher
-        from vicuna.serve.engines.embedding import Embedder
-        from vicuna.serve.engines.slots import layer_kinds
+        from vicuna.serve.engines.continuous import machine
         from vicuna.serve.engines.spelling import Spelling
 
-        path = self._config.model.path
-        self._device, dtype = choose_device(self._config.engine)
-        self._model = load_model(path, dtype, self._device)
-        self._checkpoint_hash = checkpoint_hash(path)
-        if odd := set(layer_kinds(self._model.config.get_text_config())) - POSSIBLE_KINDS:
-            raise InputError(f"{path}: the engine `transformers` cannot batch layers of kind {', '.join(sorted(odd))}")
-        settings = self._model.config.get_text_config()
-        longest = getattr(settings, "max_position_embeddings", None)
-        self._max_length = min(self._config.model.max_length, longest or self._config.model.max_length)
-        self._prompting = Prompting(self._config.model, self._max_length, settings.vocab_size)
+        path, settings = self._config.model.path, self._config.engine
+        device, dtype = machine.device_and_dtype(settings)
+        self._model = load_model(path, dtype, device, quantize=settings.quantize)
+        self._refuse_odd_layers()
+        longest = self._longest()
+        self._prompting = Prompting(self._config.model, longest, self._vocabulary())
+        adapters = self._load_adapters(checkpoint_hash(path), device, longest)
+        chosen = machine.choose(settings, self._bytes_per_token(), longest, machine.free_memory(device), device.type)
+        self._prompting.max_length = chosen.max_length
+        self._served = [model.model_copy(update={"max_length": chosen.max_length}) for model in self._served]
+        self.capacity = chosen.slots
         self._stop_ids = self._prompting.stop_ids(getattr(self._model.generation_config, "eos_token_id", None))
         self._spelling = Spelling(self._prompting.tokenizer)
-        self._batcher = Batcher(self._model, self.capacity, self._max_length)
-        self._embedder = Embedder(self._model)
+        self._make_machines(chosen, adapters)
+        size = f"{self._model.num_parameters() / 1e6:.1f} million parameters, template {self._prompting.template.name}"
+        log.info("%s: %s, %s", self._served[0].name, size, chosen.describe(device, dtype))
 
-    def _describe(self) -> str:
-        parameters = sum(each.numel() for each in self._model.parameters())
-        return (
-            f"{parameters / 1e6:.1f} million parameters, {self._model.dtype}, on {self._device}, context "
-            f"{self._max_length}, {self.capacity} slots, template {self._prompting.template.name}"
+    def _make_machines(self, chosen: Any, adapters: Sequence[Any]) -> None:
+        from vicuna.serve.engines.continuous.batcher import Batcher
+        from vicuna.serve.engines.continuous.embedding import Embedder
+
+        self._batcher = Batcher(
+            self._model,
+            slots=chosen.slots,
+            room=chosen.room,
+            max_length=chosen.max_length,
+            prefix_cache=self._config.engine.prefix_cache,
+            prefill=chosen.prefill,
+            adapters=adapters,
         )
+        self._embedder = Embedder(self._model, self._batcher.cache, self._batcher.pools)
+
+    def _load_adapters(self, base: str, device: Any, longest: int) -> list[Any]:
+        """Note what is served under which name; returns the adapters."""
+        from vicuna.models.adapters import load_adapter, served_hash
+
+        template, quantize = self._prompting.template.hash, self._config.engine.quantize
+        adapters: list[Any] = []
+        self._serve(self._config, served_hash(base, quantize=quantize), longest, FEATURES)
+        for each in self._config.adapters:
+            adapter = load_adapter(each.path, self._model, checkpoint_hash=base, template_hash=template)
+            adapters.append(adapter)
+            digest = served_hash(base, adapter=adapter.hash, quantize=quantize)
+            self._serve(each, digest, longest, FEATURES - {"embeddings"}, len(adapters))
+        return adapters
+
+    def _serve(
+        self,
+        each: HostedConfig | AdapterConfig,
+        checkpoint_hash: str,
+        longest: int,
+        features: frozenset[str],
+        adapter: int = 0,
+    ) -> None:
+        for name in names_of(each):
+            self._adapter_of[name] = adapter
+            model = ServedModel(
+                name=name,
+                checkpoint_hash=checkpoint_hash,
+                template_hash=self._prompting.template.hash,
+                max_length=longest,
+                version=each.version,
+                features=features,
+            )
+            self._served.append(model)
+
+    def _refuse_odd_layers(self) -> None:
+        kinds = set(getattr(self._model.config.get_text_config(), "layer_types", None) or ())
+        if odd := kinds - POSSIBLE_KINDS:
+            what = ", ".join(sorted(odd))
+            raise InputError(f"{self._config.model.path}: the engine `transformers` cannot batch layers of kind {what}")
+
+    def _longest(self) -> int:
+        """The longest context that settings and model allow."""
+        wanted = self._config.model.max_length
+        return min(wanted, getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or wanted)
+
+    def _vocabulary(self) -> int:
+        return int(self._model.config.get_text_config().vocab_size)
+
+    def _bytes_per_token(self) -> int:
+        """What the keys and values of a token take, from computing one."""
+        from vicuna.serve.engines.continuous.batcher import Batcher
+        from vicuna.serve.engines.continuous.embedding import Embedder, Texts
+
+        batcher = Batcher(self._model, slots=1, room=PROBE, max_length=PROBE)
+        probe = Embedder(self._model, batcher.cache, batcher.pools)
+        probe.add(Texts([[0]]))
+        probe.step()
+        return batcher.pools.bytes_per_token
 
     def models(self) -> Sequence[ServedModel]:
         """What is served, under each of its names."""
-        return [self._served(name) for name in self._names]
-
-    def _served(self, name: str) -> ServedModel:
-        return ServedModel(
-            name=name,
-            checkpoint_hash=self._checkpoint_hash,
-            template_hash=self._prompting.template.hash,
-            max_length=self._max_length,
-            version=self._config.version,
-            features=FEATURES,
-        )
+        return self._served
 
     # ------------------------------------------------------------------------------------- one answer
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
@@ -133,7 +199,7 @@ class TransformersEngine:
 
     def _prepare(self, job: Job) -> tuple[Any, str]:
         """The job as tokens, and text of an answer's first part that its first worker had held back."""
-        from vicuna.serve.engines.batching import Seat
+        from vicuna.serve.engines.continuous.seats import Seat
         from vicuna.serve.engines.likelihood import Wish
 
         prompt = self._prompting.ids(job)
@@ -141,12 +207,14 @@ class TransformersEngine:
         self._prompting.refuse_unknown(biases, "logit_bias")
         wish = None if job.logprobs is None else Wish(job.logprobs, self._spelling)
         sampling = job.sampling
-        limit = min(self._max_length, len(prompt) + (sampling.max_tokens or self._max_length))
+        longest = self._prompting.max_length
+        limit = min(longest, len(prompt) + (sampling.max_tokens or longest))
         stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             stop_ids |= self._stop_ids
         text = self._prompting.text(job, prompt)
-        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text, wish, biases)
+        adapter = self._adapter_of[job.model]
+        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text, wish, biases, adapter)
         return seat, text.push(job.emitted) if job.emitted else ""
 
     async def tokenize(self, job: Job) -> list[int]:
@@ -156,7 +224,7 @@ class TransformersEngine:
     # ------------------------------------------------------------------------------------- vectors
     async def embed(self, job: EmbedJob) -> Embedded:
         """Vectors of the job's texts."""
-        from vicuna.serve.engines.embedding import Texts
+        from vicuna.serve.engines.continuous.embedding import Texts
 
         size = self._model.config.get_text_config().hidden_size
         if job.dimensions not in (None, size):
@@ -188,12 +256,13 @@ class TransformersEngine:
             fault = faults.server_error(f"the model failed: {type(error).__name__}", code="engine_failed")
             events = [(work, fault) for work in machine.clear()]
         self._step_began = None
-        if events:
-            self._loop.call_soon_threadsafe(self._deliver, events)
+        step = self._batcher.last if machine is self._batcher else None
+        if events or step:
+            self._loop.call_soon_threadsafe(self._deliver, events, step)
 
     def _take_in(self) -> bool:
         """Add what has come; with nothing to do, wait for it. False: the engine is to end."""
-        from vicuna.serve.engines.batching import Seat
+        from vicuna.serve.engines.continuous.seats import Seat
 
         while not ((self._batcher.busy or self._embedder.busy) and self._intake.empty()):
             work = self._intake.get()
@@ -202,7 +271,11 @@ class TransformersEngine:
             (self._batcher if isinstance(work, Seat) else self._embedder).add(work)
         return True
 
-    def _deliver(self, events: list[tuple[Any, Any]]) -> None:
+    def _deliver(self, events: list[tuple[Any, Any]], step: Step | None) -> None:
+        if step is not None:
+            self._sums.update(looked_up=step.looked_up, found=step.found)
+            if self._watch is not None:
+                self._watch(step)
         for work, item in events:
             outlet = self._outlets.get(work)
             if outlet is not None:
@@ -210,9 +283,17 @@ class TransformersEngine:
 
     # ------------------------------------------------------------------------------------- state
     def load(self) -> Mapping[str, float]:
-        """Answers in the batch and waiting for it."""
-        running, waiting = len(self._batcher.rows), len(self._batcher.waiting) + self._intake.qsize()
-        return {"batch": float(running), "waiting": float(waiting)}
+        """Answers in the batch and waiting for it, tokens in the cache, and prompt tokens that it had already."""
+        last = self._batcher.last
+        return {
+            "batch": float(len(self._batcher.running)),
+            "waiting": float(len(self._batcher.waiting) + self._intake.qsize()),
+            "cache_used": float(last.used),
+            "cache_kept": float(last.kept),
+            "cache_room": float(last.room),
+            "prefix_looked_up": float(self._sums["looked_up"]),
+            "prefix_found": float(self._sums["found"]),
+        }
 
     def observe(self, watch: Callable[[Step], None]) -> None:
         """Tell of each step from now on."""
@@ -233,28 +314,3 @@ class TransformersEngine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
-
-
-def choose_device(config: EngineConfig) -> tuple[Any, Any]:
-    """Torch device and dtype for the settings.
-
-    Raises:
-        ConfigError: there is no such device or dtype.
-    """
-    import torch
-
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"engine.device {config.device!r} cannot be used on this machine: {reason}") from error
-    if config.dtype == "auto":
-        return device, torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, config.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ConfigError(f"engine.dtype is float32, bfloat16, float16 or auto; got {config.dtype!r}")
-    return device, dtype

@@ -125,6 +125,25 @@ function load(cell, used, room, more) {
   put(small, more);
 }
 
+function percent(part, whole) {
+  return `${Math.round((100 * (part ?? 0)) / Math.max(whole, 1))}%`;
+}
+
+function showEngine(cell, engine, its) {
+  if (!cell.firstChild) {
+    const bar = make("span", "bar", make("i"), make("i", "kept"));
+    cell.append(make("span"), make("small"), bar, make("small"), make("small"));
+  }
+  const [kind, batch, bar, cache, prefixes] = cell.children;
+  const [used, kept] = [percent(its.cache_used, its.cache_room), percent(its.cache_kept, its.cache_room)];
+  put(kind, engine);
+  put(batch, its.batch === undefined ? "" : `batch ${number(its.batch)}, waiting ${number(its.waiting ?? 0)}`);
+  bar.hidden = !its.cache_room;
+  [bar.firstChild.style.width, bar.lastChild.style.width] = [used, kept];
+  put(cache, bar.hidden ? "" : `cache ${used} in use` + (its.cache_kept === undefined ? "" : `, ${kept} kept`));
+  put(prefixes, its.prefix_looked_up ? `prompts ${percent(its.prefix_found, its.prefix_looked_up)} from the cache` : "");
+}
+
 function showWorker(worker) {
   const found = row("workers", seen.workers, worker.id);
   const {node, cells} = found;
@@ -137,7 +156,7 @@ function showWorker(worker) {
     ["span", "", nameOf(each)],
     ["small", "", `weights ${short(each.checkpoint_hash)}, template ${short(each.template_hash)}`],
   ]));
-  lines(engine, [["span", "", worker.engine]]);
+  showEngine(engine, worker.engine, worker.load);
   const elsewhere = (worker.running ?? worker.in_flight) - worker.in_flight;
   load(busy, worker.in_flight, worker.capacity, elsewhere > 0 ? `${elsewhere} from other controllers` : "");
   lines(answered, [["span", "", number(worker.answered)]]);

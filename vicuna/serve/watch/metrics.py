@@ -8,10 +8,12 @@ from typing import Literal, get_args
 from prometheus_client import Counter
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from vicuna.serve.engines import Step
 from vicuna.serve.fleet.dispatch import Dispatcher
 from vicuna.serve.watch.answer import AnswerWatch
 from vicuna.serve.watch.exposition import Exposition
 from vicuna.serve.watch.series import OTHER, Series
+from vicuna.serve.watch.steps import StepSeries, cache
 
 REMEMBERED = 300.0
 """Seconds that a worker's series outlive its place in the fleet, so that a scrape still sees how it ended."""
@@ -112,11 +114,16 @@ class WorkerMetrics(Exposition):
         answers = Counter("vicuna_worker_answers", "Answers that ended here.", ["outcome"], registry=self.registry)
         self._answers = {outcome: answers.labels(outcome) for outcome in get_args(Outcome)}
         self._tokens = Counter("vicuna_worker_tokens", "Tokens written.", registry=self.registry)
+        self._steps = StepSeries(self.registry)
         self.read_with(lambda: _worker(running(), capacity, load()))
 
     def tokens(self, count: int) -> None:
         """So many tokens were computed."""
         self._tokens.inc(count)
+
+    def step(self, step: Step) -> None:
+        """The engine has made a step."""
+        self._steps.add(step)
 
     def ended(self, outcome: Outcome) -> None:
         """An answer has ended."""
@@ -131,4 +138,5 @@ def _worker(running: int, capacity: int, load: Mapping[str, float]) -> list[Metr
         GaugeMetricFamily("vicuna_worker_running", "Answers that are computed now.", running),
         GaugeMetricFamily("vicuna_worker_capacity", "Most answers that are computed at once.", capacity),
         engine,
+        *cache(load),
     ]

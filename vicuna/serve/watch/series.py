@@ -12,7 +12,8 @@ OTHER = "other"
 """Stands for the values of a label that are too many, or that a client made up."""
 MOST_VALUES = 500
 """Of one label."""
-_WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+WAITS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Buckets for times that somebody waits, in seconds."""
 _TOKEN_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0)
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
@@ -81,11 +82,11 @@ class Series:
         )
         self.errors = counter("vicuna_errors", "Requests refused, failed or broken off, by error code.", "code")
         self.answers = counter("vicuna_answers", "Answers that ended; a request may have several.", "model", "outcome")
-        self.queue = histogram("vicuna_queue_seconds", "Waiting for a worker.", _WAITS, "model")
+        self.queue = histogram("vicuna_queue_seconds", "Waiting for a worker.", WAITS, "model")
         self.first_token = histogram(
             "vicuna_time_to_first_token_seconds",
             "From an answer's beginning to its first token, waiting and failed workers included.",
-            _WAITS,
+            WAITS,
             "model",
             "worker",
         )

@@ -6,6 +6,7 @@ of the cache, nothing is copied or padded; the looks of a row are joined by thei
 (Dao et al. 2023). On a GPU it is one call of torch's flash attention with a table of blocks.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,6 +54,13 @@ class Pools:
             found = self._layers[index] = Pool(keys, values, self.tokens)
         return found
 
+    def wipe(self, blocks: Iterable[int], size: int) -> None:
+        """Set blocks of so many tokens to zero."""
+        for block in blocks:
+            for pool in self._layers.values():
+                pool.keys[:, block * size : (block + 1) * size] = 0
+                pool.values[:, block * size : (block + 1) * size] = 0
+
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values in all layers that were written to."""
@@ -89,9 +97,7 @@ def attend(
     return _look_around(query[0], pool, ragged, sliding_window, scale).transpose(0, 1)[None], None
 
 
-def _look_around(
-    query: torch.Tensor, pool: Pool, ragged: Ragged, window: int | None, scale: float
-) -> torch.Tensor:
+def _look_around(query: torch.Tensor, pool: Pool, ragged: Ragged, window: int | None, scale: float) -> torch.Tensor:
     """(heads, N, size)."""
     rounds = ragged.looks(window).rounds
     heads, tokens, _ = query.shape
@@ -108,24 +114,42 @@ def _look_around(
 
 
 def _look(query: torch.Tensor, pool: Pool, look: Look, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What rows see in one stretch, (heads, count, size), and the log-sum-exp of their scores, (heads, count)."""
-    keys = pool.keys[:, look.first : look.first + look.size]
-    values = pool.values[:, look.first : look.first + look.size]
-    heads, groups = query.shape[0], query.shape[0] // keys.shape[0]
+    """What rows see in their stretches, (heads, count, size), and the log-sum-exp of their scores, (heads, count)."""
+    heads, count, _ = query.shape
+    keys, values = _stretches(pool.keys, look), _stretches(pool.values, look)
+    shared = keys.shape[1]
     # Query heads that share a key head are further rows that look at the same.
-    rows = query.reshape(keys.shape[0], groups * look.count, -1)
-    mask = look.mask if look.mask is None or groups == 1 else look.mask.repeat(groups, 1)
-    if keys.shape[-1] == values.shape[-1] and query.device.type == "cpu":
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            rows[None], keys[None], values[None], attn_mask=None if mask is None else mask[None, None], scale=scale
+    if look.step:
+        rows = query.transpose(0, 1).reshape(count, shared, heads // shared, -1)
+        out, weight = _flash(rows, keys, values, look.mask, scale)
+        return out.reshape(count, heads, -1).transpose(0, 1), weight.reshape(count, heads).T
+    mask = None if look.mask is None else look.mask.repeat(heads // shared, 1)[None, None]
+    rows = query.reshape(1, shared, heads // shared * count, -1)
+    out, weight = _flash(rows, keys, values, mask, scale)
+    return out.reshape(heads, count, -1), weight.reshape(heads, count)
+
+
+def _stretches(pool: torch.Tensor, look: Look) -> torch.Tensor:
+    """(stretches, heads, tokens, size), a view."""
+    heads, _, size = pool.shape
+    stretches = look.count if look.step else 1
+    shape, strides = (stretches, heads, look.size, size), (look.step * size, pool.stride(0), size, 1)
+    return pool.as_strided(shape, strides, look.first * size)
+
+
+def _flash(
+    rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention and log-sum-exp of (n, heads, rows, size) to (n, heads, tokens, size)."""
+    if keys.shape[-1] == values.shape[-1] and rows.device.type == "cpu":
+        out: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            rows, keys, values, attn_mask=mask, scale=scale
         )
-        out, weight = out[0], weight[0]
-    else:
-        scores = (rows @ keys.transpose(1, 2)).float() * scale
-        scores = scores if mask is None else scores + mask
-        weight = scores.logsumexp(-1)
-        out = torch.exp(scores - weight[..., None]).to(values.dtype) @ values
-    return out.reshape(heads, look.count, -1), weight.reshape(heads, look.count)
+        return out
+    scores = (rows @ keys.transpose(-1, -2)).float() * scale
+    scores = scores if mask is None else scores + mask
+    weight = scores.logsumexp(-1)
+    return torch.exp(scores - weight[..., None]).to(values.dtype) @ values, weight
 
 
 def install(model: Any) -> None:

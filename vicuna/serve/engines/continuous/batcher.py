@@ -12,16 +12,17 @@ it has written stays; its tokens are computed again when it comes back.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from vicuna.models.adapters import Adapter
 from vicuna.serve import faults
 from vicuna.serve.engines import Piece, Step, likelihood
-from vicuna.serve.engines.continuous import attention
+from vicuna.serve.engines.continuous import attention, lora
 from vicuna.serve.engines.continuous.attention import Pools
-from vicuna.serve.engines.continuous.cache import Cache
+from vicuna.serve.engines.continuous.cache import Cache, Chain
 from vicuna.serve.engines.continuous.pace import Pace
 from vicuna.serve.engines.continuous.ragged import Ragged, Span
 from vicuna.serve.engines.continuous.seats import Seat
@@ -47,7 +48,7 @@ class Batcher:
         max_length: int,
         prefix_cache: bool = True,
         prefill: int = 0,
-        adapters: Sequence[Any] = (),
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """
         Args:
@@ -57,13 +58,12 @@ class Batcher:
             max_length: most tokens of prompt and answer together; at most `room`.
             prefix_cache: keep keys and values for prompts that begin alike.
             prefill: most prompt tokens of a step; 0 learns how many.
-            adapters: LoRA adapters (`vicuna.models.adapters.Adapter`).
+            adapters: LoRA adapters; a seat's `adapter` i is the i-th, counted from 1.
 
         Raises:
             InputError: the model's attention cannot be computed here.
         """
         attention.install(model)
-        self.slots = slots
         self.max_length = max_length
         self.running: list[Seat] = []
         self.waiting: deque[Seat] = deque()
@@ -72,7 +72,8 @@ class Batcher:
         self.pools = Pools(room)
         self._model = model
         self._device, self._dtype = model.device, model.dtype
-        self._pace = Pace(prefill)
+        self._switch = lora.install(model, adapters)
+        self._pace = Pace(slots, prefill)
         self._joined: list[tuple[Seat, int, float]] = []
         self._put_back = 0
 
@@ -92,7 +93,12 @@ class Batcher:
         self._leave()
         self._join()
         spans = self._spans()
-        events = self._compute(spans) if spans else []
+        try:
+            events = self._compute(spans) if spans else []
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            events, spans = self._shed(error), []
         self._leave(events)
         self._note(time.monotonic() - began, spans)
         return events
@@ -109,6 +115,8 @@ class Batcher:
     def _leave(self, events: Sequence[Event] = ()) -> None:
         """Free the places of answers that have ended or that nobody wants any more."""
         for seat, item in events:
+            if isinstance(item, Fault):
+                self._wipe(seat)
             if isinstance(item, Fault) or item.finish:
                 seat.aborted = True
         gone = [seat for seat in self.running if seat.aborted]
@@ -119,13 +127,20 @@ class Batcher:
         if not events and any(seat.aborted for seat in self.waiting):
             self.waiting = deque(seat for seat in self.waiting if not seat.aborted)
 
+    def _wipe(self, seat: Seat) -> None:
+        """Nobody may find what is not a number in the cache, not even hidden behind a mask."""
+        if seat.chain is not None:
+            freed = self.cache.close(seat.chain, keep=False)
+            self.pools.wipe(freed, BLOCK)
+        seat.chain, seat.filled = None, 0
+
     def _unseat(self, seat: Seat) -> None:
         if seat.chain is not None:
             self.cache.close(seat.chain)
         seat.chain, seat.filled = None, 0
 
     def _join(self) -> None:
-        while self.waiting and len(self.running) < self.slots:
+        while self.waiting and len(self.running) < self._pace.slots:
             seat = self.waiting[0]
             chain = self.cache.open(seat.adapter)
             found = self.cache.match(chain, seat.ids)
@@ -138,60 +153,71 @@ class Batcher:
 
     def _make_room(self, seat: Seat) -> bool:
         """Room for the next token of an answer under way; False: it is the answer itself that has to wait."""
-        while not self.cache.grow(seat.chain, len(seat.ids), seat.limit):
-            last = self.running.pop()
-            self._unseat(last)
-            last.since = time.monotonic()
-            self.waiting.appendleft(last)
-            self._put_back += 1
-            if last is seat:
-                return False
-        return True
+        while seat.chain is not None:
+            if self.cache.grow(seat.chain, len(seat.ids), seat.limit):
+                return True
+            self._put_last_back()
+        return False
+
+    def _put_last_back(self) -> None:
+        """The answer that joined last waits again, at the head of the line; what it has written stays."""
+        last = self.running.pop()
+        self._unseat(last)
+        last.since = time.monotonic()
+        self.waiting.appendleft(last)
+        self._put_back += 1
+
+    def _shed(self, error: BaseException) -> list[Event]:
+        """A step needed more memory than there is: compute less at once from now on."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        count = len(self.running)
+        if not self._pace.shed(count):
+            fault = faults.server_error("there is not enough memory to compute this answer", 503, "out_of_memory")
+            return [(self.running[0], fault)]
+        log.warning("out of memory with %d answers: at most %d at once for now (%s)", count, self._pace.slots, error)
+        while len(self.running) > self._pace.slots:
+            self._put_last_back()
+        return []
 
     # ------------------------------------------------------------------------------------- what is computed next
     def _spans(self) -> list[tuple[Seat, Span]]:
         made: list[tuple[Seat, Span]] = []
         for seat in [seat for seat in self.running if seat.missing == 1]:
-            if seat.chain is not None and self._make_room(seat):
+            if self._make_room(seat) and seat.chain is not None:
                 made.append((seat, Span(seat.ids[-1:], seat.filled, seat.chain)))
-        made = [(seat, span) for seat, span in made if seat.chain is span.chain]  # others may have been put back since
+        made = [(seat, span) for seat, span in made if seat.chain is not None]  # some may have been put back since
         made += self._prompts(self._pace.budget(len(made)))
         return made
 
     def _prompts(self, budget: int) -> list[tuple[Seat, Span]]:
         """Pieces of prompts; the shortest first, each at most its even share of what is left."""
-        seats, begun = [], set()
+        seats: list[tuple[Seat, Chain]] = []
+        begun: set[object] = set()
         for seat in self.running:
-            if seat.missing > 1:
+            if seat.missing > 1 and seat.chain is not None:
                 seat.filled = self.cache.adopt(seat.chain, seat.ids, seat.filled)
-                block = self._next_block(seat)
-                if block is None or block not in begun:  # else another computes the same now: it is there at the next step
+                block = self.cache.next_block(seat.chain, seat.ids, seat.filled)
+                if block is None or block not in begun:  # else another computes it now, and it is there for all then
                     begun.add(block)
-                    seats.append(seat)
-        seats.sort(key=lambda seat: seat.missing)
+                    seats.append((seat, seat.chain))
+        seats.sort(key=lambda each: each[0].missing)
         made: list[tuple[Seat, Span]] = []
-        for place, seat in enumerate(seats):
+        for place, (seat, chain) in enumerate(seats):
             count = min(seat.missing, budget // (len(seats) - place))
             if count:
                 budget -= count
-                made.append((seat, Span(seat.ids[seat.filled : seat.filled + count], seat.filled, seat.chain)))
+                made.append((seat, Span(seat.ids[seat.filled : seat.filled + count], seat.filled, chain)))
         return made
-
-    def _next_block(self, seat: Seat) -> tuple[Any, ...] | None:
-        """What names the next block that the answer would compute, where it would begin one."""
-        chain = seat.chain
-        if not chain.shares or seat.filled % BLOCK or seat.filled // BLOCK != len(chain.nodes) or seat.missing <= BLOCK:
-            return None
-        node = chain.nodes[-1] if chain.nodes else chain.root
-        return id(node), *seat.ids[seat.filled : seat.filled + BLOCK]
 
     # ------------------------------------------------------------------------------------- the forward pass
     def _compute(self, spans: list[tuple[Seat, Span]]) -> list[Event]:
         spans.sort(key=lambda each: each[0].adapter)
         with torch.inference_mode():
-            batch = Ragged([span for _, span in spans], BLOCK, self._device, self._dtype)
+            batch = Ragged([span for _, span in spans], BLOCK, self.pools.tokens, self._device, self._dtype)
             ready = [index for index, (seat, span) in enumerate(spans) if span.end == len(seat.ids)]
-            logits = self._forward(batch, batch.lasts(ready))
+            with self._switch.over(self._adapted(spans, batch.offsets)):
+                logits = self._forward(batch, batch.lasts(ready))
             for seat, span in spans:
                 seat.filled = span.end
                 self.cache.fill(span.chain, seat.ids, seat.filled)
@@ -208,6 +234,15 @@ class Batcher:
             pools=self.pools,
         ).logits
         return logits[0].float()
+
+    def _adapted(self, spans: Sequence[tuple[Seat, Span]], offsets: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Which rows each adapter computes: (adapter from 0, first row, end)."""
+        made: list[tuple[int, int, int]] = []
+        for index, (seat, _) in enumerate(spans):
+            if seat.adapter:
+                begin = made.pop()[1] if made and made[-1][0] == seat.adapter - 1 else offsets[index]
+                made.append((seat.adapter - 1, begin, offsets[index + 1]))
+        return made
 
     def _choose(self, seats: list[Seat], logits: torch.Tensor) -> list[Event]:
         wishing = [row for row, seat in enumerate(seats) if seat.wish is not None]
@@ -249,3 +284,8 @@ class Batcher:
             queued=tuple(waited for _, _, waited in self._joined),
             put_back=self._put_back,
         )
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory; torch's allocator for CPUs has no type for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -18,6 +18,11 @@ AHEAD = 256
 """Tokens for which room is claimed behind a growing chain, so that others begin elsewhere."""
 
 
+def _even(blocks: int) -> int:
+    """The next power of two: answers of about one length then lie at even distances, which attention makes use of."""
+    return 1 << (blocks - 1).bit_length()
+
+
 class Node:
     """A full block: the tokens in it, and what came before and after them."""
 
@@ -35,7 +40,7 @@ class Node:
 class Chain:
     """The blocks of one answer or text, in order."""
 
-    __slots__ = ("blocks", "claim", "nodes", "root", "shares", "version")
+    __slots__ = ("blocks", "claim", "nodes", "root", "shares")
 
     def __init__(self, root: Node, shares: bool) -> None:
         self.root = root
@@ -46,8 +51,6 @@ class Chain:
         """Those of its first blocks, all that are full and known to the tree."""
         self.claim = range(0)
         """Blocks that are kept free for it."""
-        self.version = 0
-        """Changes whenever `blocks` does."""
 
 
 class Cache:
@@ -96,7 +99,6 @@ class Cache:
             self._hold(found)
             chain.nodes.append(found)
             chain.blocks.append(found.block)
-            chain.version += 1
             node = found
         return len(chain.nodes) * self.size
 
@@ -123,7 +125,6 @@ class Cache:
             self._give_back(chain.blocks[place])
             chain.nodes.append(found)
             chain.blocks[place] = found.block
-            chain.version += 1
             node = found
         return max(filled, len(chain.nodes) * self.size)
 
@@ -143,10 +144,9 @@ class Cache:
         ahead = -(-min(max(hoped - tokens, 0), AHEAD) // self.size)
         for _ in range(missing):
             if not len(chain.claim):
-                self._claim(chain, missing + ahead)
+                self._claim(chain, _even(missing + ahead))
             chain.blocks.append(self._take(chain))
             missing -= 1
-        chain.version += 1
         return True
 
     def fill(self, chain: Chain, ids: Sequence[int], filled: int) -> None:
@@ -164,13 +164,26 @@ class Cache:
                 self._hold(node)
                 self._give_back(chain.blocks[place])
                 chain.blocks[place] = node.block
-                chain.version += 1
             chain.nodes.append(node)
 
-    def close(self, chain: Chain) -> None:
-        """The chain ends; its known blocks are kept, the others are free."""
+    def next_block(self, chain: Chain, ids: Sequence[int], filled: int) -> object:
+        """What names the block that the chain is about to begin, the same for all that would compute the same; None
+        where it begins none that others could share."""
+        if not chain.shares or filled != len(chain.nodes) * self.size or len(ids) - filled <= self.size:
+            return None
+        node = chain.nodes[-1] if chain.nodes else chain.root
+        return id(node), tuple(ids[filled : filled + self.size])
+
+    def close(self, chain: Chain, *, keep: bool = True) -> list[int]:
+        """The chain ends; its known blocks are kept, the others are free. Returns what is free now.
+
+        Args:
+            chain: what ends.
+            keep: False also frees known blocks that no other chain holds.
+        """
         self._unclaim(chain)
-        for block in chain.blocks[len(chain.nodes) :]:
+        freed = chain.blocks[len(chain.nodes) :]
+        for block in freed:
             self._give_back(block)
         self._clock += 1
         for node in reversed(chain.nodes):
@@ -178,9 +191,13 @@ class Cache:
             node.used_at = self._clock
             if node.users == 0:
                 self.kept += 1
-                self._offer(node)
+                if keep or node.children:
+                    self._offer(node)
+                else:
+                    freed.append(node.block)
+                    self._forget(node)
         chain.blocks, chain.nodes = [], []
-        chain.version += 1
+        return freed
 
     # ------------------------------------------------------------------------------------- blocks
     def _hold(self, node: Node) -> None:
@@ -256,10 +273,16 @@ class Cache:
             used_at, _, node = heapq.heappop(self._idle)
             if node.users or node.children or node.used_at != used_at or node.parent is None:
                 continue
-            parent, node.parent = node.parent, None
-            del parent.children[node.tokens]
-            self._give_back(node.block)
-            self.kept -= 1
+            parent = node.parent
+            self._forget(node)
             count -= 1
             if parent.users == 0 and parent.parent is not None:
                 self._offer(parent)
+
+    def _forget(self, node: Node) -> None:
+        """A leaf that nobody uses goes."""
+        if node.parent is not None:
+            del node.parent.children[node.tokens]
+        node.parent = None
+        self._give_back(node.block)
+        self.kept -= 1

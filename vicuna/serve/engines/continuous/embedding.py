@@ -1,33 +1,44 @@
 """Vectors of texts from a causal language model, computed in small steps between those of the answers.
 
-A text's vector is the mean of the model's last hidden states over the text's tokens, scaled to length 1.
+A text's vector is the mean of the model's last hidden states over the text's tokens, scaled to length 1. Texts use the
+answers' cache while they are computed, a text that is too long for one step over several.
 """
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+
+from vicuna.serve.engines.continuous.attention import Pools
+from vicuna.serve.engines.continuous.cache import Cache, Chain
+from vicuna.serve.engines.continuous.ragged import Ragged, Span
 
 STEP_TOKENS = 512
-"""Most tokens, padding included, of one step."""
+"""Most tokens of one step."""
+
+
+@dataclass
+class _Text:
+    """One text: what is done of it."""
+
+    ids: Sequence[int]
+    chain: Chain
+    filled: int = 0
+    total: Any = 0
+    """The sum of the hidden states of the first `filled` tokens."""
 
 
 class Texts:
-    """The texts of one request: what is done, and what is not."""
+    """The texts of one request."""
 
     def __init__(self, ids: Sequence[Sequence[int]]) -> None:
         """`ids`: token ids of each text, at least one."""
         self.ids = ids
+        self.texts: list[_Text] = []
         self.vectors: list[list[float]] = []
         self.aborted = False
-        self.cache: DynamicCache | None = None
-        """Keys and values of the beginning of a text that is too long for one step."""
-        self.total: torch.Tensor | None = None
-        """The sum of that beginning's hidden states."""
-        self.filled = 0
-        """Its tokens."""
 
     @property
     def done(self) -> bool:
@@ -38,15 +49,21 @@ class Texts:
 class Embedder:
     """Runs the model over texts. Not thread-safe: one thread adds, steps and reads."""
 
-    def __init__(self, model: Any) -> None:
-        """`model`: a transformers causal language model in evaluation mode."""
-        self._body = model.base_model
-        self._device = model.device
-        self._config = model.config
+    def __init__(self, model: Any, cache: Cache, pools: Pools) -> None:
+        """
+        Args:
+            model: a transformers causal language model in evaluation mode, its attention installed.
+            cache: the answers' cache.
+            pools: its keys and values.
+        """
+        self._model = model
+        self._cache = cache
+        self._pools = pools
         self._waiting: deque[Texts] = deque()
 
     def add(self, texts: Texts) -> None:
         """Queue a request's texts."""
+        texts.texts = [_Text(ids, self._cache.open(share=False)) for ids in texts.ids]
         self._waiting.append(texts)
 
     @property
@@ -57,58 +74,59 @@ class Embedder:
     def clear(self) -> list[Texts]:
         """Forget everything, for example after a step failed; returns whose vectors are lost."""
         lost, self._waiting = list(self._waiting), deque()
+        for texts in lost:
+            self._close(texts)
         return lost
 
     def step(self) -> list[tuple[Texts, list[list[float]]]]:
         """Compute a little for one request; those that wait take turns. The result has the request if it is done."""
+        for texts in self._waiting:
+            if texts.aborted:
+                self._close(texts)
         self._waiting = deque(texts for texts in self._waiting if not texts.aborted)
         if not self._waiting:
             return []
         texts = self._waiting[0]
-        with torch.inference_mode():
-            if len(texts.ids[len(texts.vectors)]) > STEP_TOKENS:
-                self._advance(texts)
-            else:
-                self._finish_some(texts)
-        self._waiting.popleft()
-        if texts.done:
-            return [(texts, texts.vectors)]
-        self._waiting.append(texts)
-        return []
+        pieces = self._pieces(texts)
+        if pieces:
+            self._compute(texts, pieces)
+        self._waiting.rotate(-1)
+        if not texts.done:
+            return []
+        self._waiting.remove(texts)
+        return [(texts, texts.vectors)]
 
-    def _finish_some(self, texts: Texts) -> None:
-        """The next texts, as many as fit into one step."""
-        group: list[Sequence[int]] = []
-        widest = 0
-        for ids in texts.ids[len(texts.vectors) :]:
-            widest = max(widest, len(ids))
-            if widest * (len(group) + 1) > STEP_TOKENS:
+    def _pieces(self, texts: Texts) -> list[tuple[_Text, Span]]:
+        """The next tokens, as many as fit into one step; none while answers need all of the cache."""
+        made: list[tuple[_Text, Span]] = []
+        left = STEP_TOKENS
+        for text in texts.texts[len(texts.vectors) :]:
+            count = min(left, len(text.ids) - text.filled)
+            if not count or not self._seated(text):
                 break
-            group.append(ids)
-        widest = max(map(len, group))
-        # Padding stands behind the text, where a causal model's tokens cannot see it.
-        padded = torch.tensor([[*ids, *[0] * (widest - len(ids))] for ids in group], device=self._device)
-        sizes = torch.tensor([len(ids) for ids in group], device=self._device)[:, None]
-        hidden = self._body(input_ids=padded, use_cache=False).last_hidden_state.float()
-        real = torch.arange(widest, device=self._device) < sizes
-        texts.vectors += _vectors((hidden * real[:, :, None]).sum(1))
+            made.append((text, Span(text.ids[text.filled : text.filled + count], text.filled, text.chain)))
+            left -= count
+        return made
 
-    def _advance(self, texts: Texts) -> None:
-        """One piece of a text that is too long for one step."""
-        ids = texts.ids[len(texts.vectors)]
-        if texts.cache is None:
-            texts.cache, texts.filled, texts.total = DynamicCache(config=self._config), 0, None
-        piece = torch.tensor([ids[texts.filled : texts.filled + STEP_TOKENS]], device=self._device)
-        hidden = self._body(input_ids=piece, past_key_values=texts.cache, use_cache=True).last_hidden_state.float()
-        added = hidden.sum(1)
-        texts.total = added if texts.total is None else texts.total + added
-        texts.filled += piece.shape[1]
-        if texts.filled == len(ids):
-            texts.vectors += _vectors(texts.total)
-            texts.cache = None
+    def _seated(self, text: _Text) -> bool:
+        """Whether there is room for the whole text: two that hold a half each could both wait for ever."""
+        return bool(text.chain.blocks) or self._cache.grow(text.chain, len(text.ids))
 
+    def _compute(self, texts: Texts, pieces: Sequence[tuple[_Text, Span]]) -> None:
+        spans = [span for _, span in pieces]
+        with torch.inference_mode():
+            batch = Ragged(spans, self._cache.size, self._pools.tokens, self._model.device, self._model.dtype)
+            hidden = self._model.base_model(
+                input_ids=batch.ids, position_ids=batch.positions, use_cache=False, ragged=batch, pools=self._pools
+            ).last_hidden_state[0]
+            for (text, span), begin, end in zip(pieces, batch.offsets, batch.offsets[1:], strict=False):
+                text.total = text.total + hidden[begin:end].float().sum(0)
+                text.filled = span.end
+                if text.filled == len(text.ids):
+                    # Dividing by the number of tokens first would change nothing.
+                    texts.vectors.append(torch.nn.functional.normalize(text.total, dim=0).tolist())
+                    self._cache.close(text.chain)
 
-def _vectors(sums: torch.Tensor) -> list[list[float]]:
-    """Rows of length 1: dividing by the number of tokens first would change nothing."""
-    rows: list[list[float]] = torch.nn.functional.normalize(sums, dim=-1).tolist()
-    return rows
+    def _close(self, texts: Texts) -> None:
+        for text in texts.texts:
+            self._cache.close(text.chain)

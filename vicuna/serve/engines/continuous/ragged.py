@@ -15,6 +15,8 @@ from vicuna.serve.engines.continuous.cache import Chain
 
 SHARED = 64
 """Tokens that answers must have in common for their attention to them to be computed together."""
+PADDED = 1.5
+"""How many times their own tokens answers may look at together, the shorter ones in vain, to be computed in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,20 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Rows of the batch that look at one stretch of the cache."""
+    """Rows of the batch that look at stretches of the cache, each at its own or all at one."""
 
     rows: slice | torch.Tensor
     """Which tokens of the batch."""
     count: int
     """How many."""
     first: int
-    """First token of the stretch in the cache."""
+    """First token of the (first) stretch in the cache."""
     size: int
-    """Tokens of the stretch."""
+    """Tokens of each stretch."""
     mask: torch.Tensor | None
-    """(count, size): added to the scores; None: every row sees all of it."""
+    """Added to the scores; (count, size), or (stretches, 1, 1, size); None: every row sees all of its stretch."""
+    step: int = 0
+    """Tokens from one row's stretch to the next one's; 0: all look at the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Ragged:
     spans: Sequence[Span]
     block: int
     """Tokens of a block of the cache."""
+    room: int
+    """Tokens of the whole cache."""
     device: torch.device
     dtype: torch.dtype
     _looks: dict[int | None, Looks] = field(default_factory=dict)
@@ -117,9 +123,9 @@ class Ragged:
         done = [0] * len(self.spans)  # tokens of each answer that a common look has covered
         if window is None:
             for group, count in self._common():
-                rows = torch.tensor([self.offsets[index] for index in group], device=self.device)
+                common = torch.tensor([self.offsets[index] for index in group], device=self.device)
                 for level, (_, first, size) in enumerate(_runs(self.spans[group[0]].chain, self.block, 0, count)):
-                    _at(rounds, level).append(Look(rows, len(group), first, size, None))
+                    _at(rounds, level).append(Look(common, len(group), first, size, None))
                 for index in group:
                     done[index] = count
         depth = len(rounds)
@@ -130,7 +136,50 @@ class Ragged:
             for level, (place, first, size) in enumerate(runs, depth if done[index] else 0):
                 mask = self._mask(span, place, size, window)
                 _at(rounds, level).append(Look(rows, len(span.ids), first, size, mask))
-        yield from rounds
+        for looks in rounds:
+            yield self._together(looks)
+
+    def _together(self, looks: list[Look]) -> list[Look]:
+        """The looks of single rows at stretches that lie at even distances become one."""
+        single = sorted((look for look in looks if look.count == 1 and look.mask is None), key=lambda look: look.first)
+        if len(single) < 2:
+            return looks
+        made = [look for look in looks if look.count > 1 or look.mask is not None]
+        group = single[:1]
+        for look in single[1:]:
+            if not self._fits(group, look):
+                made.append(self._joined(group))
+                group = []
+            group.append(look)
+        return [*made, self._joined(group)]
+
+    def _fits(self, group: list[Look], look: Look) -> bool:
+        if not group:
+            return True
+        step = look.first - group[-1].first
+        if len(group) > 1 and step != group[1].first - group[0].first:
+            return False
+        longest = max(each.size for each in (*group, look))
+        real = sum(each.size for each in (*group, look))
+        return step > 0 and look.first + longest <= self.room and longest * (len(group) + 1) <= PADDED * real
+
+    def _joined(self, group: list[Look]) -> Look:
+        if len(group) == 1:
+            return group[0]
+        sizes = [look.size for look in group]
+        longest = max(sizes)
+        mask = None
+        if min(sizes) < longest:
+            beyond = torch.arange(longest, device=self.device) >= torch.tensor(sizes, device=self.device)[:, None]
+            mask = self._hide(beyond)[:, None, None]
+        rows = torch.tensor([_row_of(look) for look in group], device=self.device)
+        return Look(rows, len(group), group[0].first, longest, mask, group[1].first - group[0].first)
+
+    def _hide(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What is added to scores to hide some; a row that sees nothing must not become "not a number": joined with
+        its other looks, this one counts nothing."""
+        lowest = torch.finfo(self.dtype).min / 2
+        return torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, lowest)
 
     def _common(self) -> Iterator[tuple[list[int], int]]:
         """Answers under way that begin with the same blocks, and how many tokens that is."""
@@ -152,16 +201,18 @@ class Ragged:
         """What the span's tokens see of the stretch that holds their answer's tokens from `place` on."""
         late = place + size > span.start + 1
         early = window is not None and place <= span.end - 1 - window
-        if not late and not early or len(span.ids) == 1 and not early:
+        if (not late and not early) or (len(span.ids) == 1 and not early):
             return None
         keys = torch.arange(place, place + size, device=self.device)[None]
         queries = torch.arange(span.start, span.end, device=self.device)[:, None]
         seen = keys <= queries
         if window is not None:
             seen &= keys > queries - window
-        # A row that sees nothing here must not become "not a number": its share is as good as none beside others.
-        hidden = torch.finfo(self.dtype).min / 2
-        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, hidden)
+        return self._hide(~seen)
+
+
+def _row_of(look: Look) -> int:
+    return look.rows.start if isinstance(look.rows, slice) else int(look.rows[0])
 
 
 def _at(rounds: list[list[Look]], level: int) -> list[Look]:
@@ -171,7 +222,7 @@ def _at(rounds: list[list[Look]], level: int) -> list[Look]:
 
 
 def _runs(chain: Chain, block: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """A chain's tokens from `begin` to `end` as stretches of the cache: (place in the chain, place in the cache, size)."""
+    """A chain's tokens from `begin` to `end` as stretches: (place in the chain, place in the cache, tokens)."""
     place = begin
     blocks = chain.blocks
     while place < end:

@@ -1,0 +1,86 @@
+"""Several adapters in one ragged batch compute what peft computes with each of them alone."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serve_tiny import model
+
+from tests.adapters_kit import adapted
+from vicuna.models.adapters import load_adapter
+from vicuna.serve.engines.continuous.lora import install
+
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
+KINDS = ["llama", "qwen2", "neox"]
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"r": 2, "use_rslora": True, "lora_alpha": 3},
+    {"target_modules": r".*\.1\..*(v_proj|down_proj|query_key_value|4h_to_h)", "r": 8},
+)
+"""Of three adapters; the last one is for few of the layers."""
+
+
+class Adapted:
+    """A model that serves three adapters, and the same ones by peft, each alone; number 0 is the model itself."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.alone = [model(kind)]
+        for number, options in enumerate(OPTIONS):
+            self.alone.append(adapted(self.alone[0], seed=number, **options))
+            self.alone[-1].save_pretrained(folder / str(number))
+        self.model = model(kind)
+        adapters = [
+            load_adapter(folder / str(number), self.model, checkpoint_hash="", template_hash="")
+            for number in range(len(OPTIONS))
+        ]
+        self.switch = install(self.model, adapters)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    return Adapted(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def logits(net: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Of a row of tokens none of which sees another, so that tokens of different answers may lie side by side."""
+    mask = torch.eye(tokens.shape[1], dtype=torch.bool)[None, None]
+    masks = {"full_attention": mask, "sliding_attention": mask} if getattr(net.config, "layer_types", None) else mask
+    with torch.inference_mode():
+        row: torch.Tensor = net(tokens, attention_mask=masks, use_cache=False).logits[0]
+    return row
+
+
+parts = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts=parts, seed=st.integers(0, 99))
+def test_each_token_of_a_mixed_batch_gets_its_own_adapter(
+    made: Adapted, parts: list[tuple[int, int]], seed: int
+) -> None:
+    """`parts` are numbers of adapters (0 is the model itself) with how many tokens each has."""
+    ends = [0]
+    for _, size in parts:
+        ends.append(ends[-1] + size)
+    places = [(number, first, end) for (number, _), (first, end) in zip(parts, pairwise(ends), strict=True)]
+    tokens = torch.randint(0, 400, (1, ends[-1]), generator=torch.Generator().manual_seed(seed))
+    with made.switch.over([(number - 1, first, end) for number, first, end in places if number]):
+        mixed = logits(made.model, tokens)
+    base = logits(made.alone[0], tokens)
+    for number, first, end in places:
+        if number == 0:
+            assert torch.equal(mixed[first:end], base[first:end])
+        else:
+            assert torch.allclose(mixed[first:end], logits(made.alone[number], tokens)[first:end], atol=1e-9)
+            assert not torch.allclose(mixed[first:end], base[first:end], atol=1e-3)
+
+
+def test_outside_of_its_spans_the_model_is_the_base_model_bit_for_bit(made: Adapted) -> None:
+    tokens = torch.arange(20)[None]
+    with pytest.raises(ZeroDivisionError), made.switch.over([(0, 0, 20)]):
+        raise ZeroDivisionError
+    assert torch.equal(logits(made.model, tokens), logits(made.alone[0], tokens))
