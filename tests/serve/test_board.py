@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from serve_stack import Site, site, until
+from serve_tiny import checkpoint
 
 from vicuna.serve.watch import board
 
@@ -69,6 +72,38 @@ def test_the_page_shows_who_serves_what(page: Any, stack: Site) -> None:
     expect(row).to_contain_text(f"0 / {worker['capacity']}")
     expect(rows(page, "models").filter(has_text="echo")).to_contain_text("1 live of 1")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_and_the_metrics_show_how_full_the_engine_and_its_cache_are(browser: Any, tmp_path: Any) -> None:
+    model = ("--model.path", str(checkpoint(tmp_path / "tiny")), "--model.template", "vicuna_v1.1")
+    with site(tmp_path / "site") as made:
+        worker = made.join(*model, "--engine.slots", "3", "--names", "tiny")
+        question = {"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello!"}]}
+        for _ in range(2):
+            request = urllib.request.Request(
+                f"{made.api}/v1/chat/completions", json.dumps(question).encode(), {"content-type": "application/json"}
+            )
+            urllib.request.urlopen(request, timeout=60).close()
+        load = until(lambda: (found := made.row(worker)["load"]).get("prefix_found") and found, "the second prompt")
+        assert 0 < load["prefix_found"] < load["prefix_looked_up"]
+        assert load["cache_kept"] > 0 == load["batch"]
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(20_000)
+        page.goto(f"{made.api}/fleet")
+        engine = rows(page, "workers").first.locator("td").nth(3)
+        expect(engine).to_contain_text("batch 0, waiting 0")
+        share = round(100 * load["cache_kept"] / load["cache_room"])
+        expect(engine).to_contain_text(f"cache 0% in use, {share}% kept")
+        found = round(100 * load["prefix_found"] / load["prefix_looked_up"])
+        expect(engine).to_contain_text(f"prompts {found}% from the cache")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.close()
+        with urllib.request.urlopen(f"{made.row(worker)['address']}/metrics", timeout=20) as reply:
+            metrics = reply.read().decode()
+        counted = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+        assert float(counted["vicuna_engine_prefix_found_tokens_total"]) == load["prefix_found"]
+        assert float(counted['vicuna_engine_cache_tokens{state="kept"}']) == load["cache_kept"]
+        assert float(counted["vicuna_engine_step_seconds_count"]) >= 16
 
 
 def test_a_hostile_name_stays_text(page: Any, stack: Site) -> None:

@@ -1,5 +1,6 @@
 """Several adapters in one ragged batch compute what peft computes with each of them alone."""
 
+import functools
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serve_tiny import model
+from serve_tiny import model, tokenizer
 
 from tests.adapters_kit import adapted
 from vicuna.models.adapters import load_adapter
+from vicuna.serve.engines import Piece
+from vicuna.serve.engines.continuous.batcher import Batcher
 from vicuna.serve.engines.continuous.lora import install
+from vicuna.serve.engines.continuous.seats import Seat
+from vicuna.serve.engines.text import AnswerText, Detokenizer
+from vicuna.serve.protocol import Sampling
 
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
 KINDS = ["llama", "qwen2", "neox"]
@@ -28,16 +34,17 @@ class Adapted:
     """A model that serves three adapters, and the same ones by peft, each alone; number 0 is the model itself."""
 
     def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
         self.alone = [model(kind)]
         for number, options in enumerate(OPTIONS):
             self.alone.append(adapted(self.alone[0], seed=number, **options))
             self.alone[-1].save_pretrained(folder / str(number))
         self.model = model(kind)
-        adapters = [
+        self.adapters = [
             load_adapter(folder / str(number), self.model, checkpoint_hash="", template_hash="")
             for number in range(len(OPTIONS))
         ]
-        self.switch = install(self.model, adapters)
+        self.switch = install(self.model, self.adapters)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,7 +74,7 @@ def test_each_token_of_a_mixed_batch_gets_its_own_adapter(
     for _, size in parts:
         ends.append(ends[-1] + size)
     places = [(number, first, end) for (number, _), (first, end) in zip(parts, pairwise(ends), strict=True)]
-    tokens = torch.randint(0, 400, (1, ends[-1]), generator=torch.Generator().manual_seed(seed))
+    tokens = torch.randint(2, 400, (1, ends[-1]), generator=torch.Generator().manual_seed(seed))
     with made.switch.over([(number - 1, first, end) for number, first, end in places if number]):
         mixed = logits(made.model, tokens)
     base = logits(made.alone[0], tokens)
@@ -80,7 +87,58 @@ def test_each_token_of_a_mixed_batch_gets_its_own_adapter(
 
 
 def test_outside_of_its_spans_the_model_is_the_base_model_bit_for_bit(made: Adapted) -> None:
-    tokens = torch.arange(20)[None]
+    tokens = torch.arange(2, 22)[None]
     with pytest.raises(ZeroDivisionError), made.switch.over([(0, 0, 20)]):
         raise ZeroDivisionError
     assert torch.equal(logits(made.model, tokens), logits(made.alone[0], tokens))
+
+
+CONTEXT = 256
+words = functools.cache(tokenizer)
+requests = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.integers(2, 399), min_size=1, max_size=40), st.integers(1, 12)),
+    min_size=1,
+    max_size=7,
+)
+
+
+def generated(net: Any, prompt: list[int], tokens: int) -> list[int]:
+    """What `generate` answers."""
+    ids = torch.tensor([prompt])
+    row = net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)[0]
+    return list(row[len(prompt) :].tolist())
+
+
+def answered(batcher: Batcher, asked: list[tuple[int, list[int], int]], seats: list[Seat]) -> list[list[int]]:
+    """What the batcher answers when all ask at once."""
+    for number, prompt, tokens in asked:
+        text = AnswerText(Detokenizer(lambda ids: words().decode(ids), prompt[-4:]), (), "")
+        sampling = Sampling(temperature=0)
+        seats.append(Seat(prompt, (), sampling, len(prompt) + tokens, frozenset([1]), text, adapter=number))
+        batcher.add(seats[-1])
+    answers: dict[Seat, list[int]] = {each: [] for each in seats}
+    while batcher.busy:
+        for seat, item in batcher.step():
+            assert isinstance(item, Piece), item
+            answers[seat] += item.ids
+    return list(answers.values())
+
+
+@settings(max_examples=12, deadline=None)
+@given(asked=requests, slots=st.integers(1, 5), prefill=st.sampled_from([0, 7]))
+def test_answers_of_a_mixed_batch_are_those_of_each_adapter_alone(
+    made: Adapted, asked: list[tuple[int, list[int], int]], slots: int, prefill: int
+) -> None:
+    batcher = Batcher(
+        model(made.kind), slots=slots, room=512, max_length=CONTEXT, prefill=prefill, adapters=made.adapters
+    )
+    answers = answered(batcher, asked, [])
+    assert answers == [generated(made.alone[number], prompt, tokens) for number, prompt, tokens in asked]
+
+
+def test_a_prompt_that_one_adapter_has_computed_is_not_taken_for_anothers(made: Adapted) -> None:
+    """Keys and values of the same tokens differ between adapters, so the prefix cache keeps them apart."""
+    batcher = Batcher(model(made.kind), slots=4, room=1024, max_length=CONTEXT, adapters=made.adapters)
+    prompt = list(range(2, 70))
+    for number in (0, 1, 2, 3, 1, 0):
+        assert answered(batcher, [(number, prompt, 8)], []) == [generated(made.alone[number], prompt, 8)]

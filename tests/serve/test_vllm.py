@@ -30,7 +30,7 @@ from vicuna.errors import ConfigError, InputError
 from vicuna.models.load import checkpoint_hash, load_template, load_tokenizer
 from vicuna.prompt import encode_prompt
 from vicuna.serve.config import AdapterConfig, EngineConfig, HostedConfig, VllmConfig
-from vicuna.serve.engines import Piece
+from vicuna.serve.engines import Engine, Piece
 from vicuna.serve.engines.vllm import VllmEngine
 from vicuna.serve.faults import Fault
 from vicuna.serve.protocol import Job, Sampling, Turn
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from adapters_kit import store
+    from tests.adapters_kit import store
 
     return store(model().float(), tmp_path_factory.mktemp("adapter") / "kind", seed=1, r=12)
 
@@ -261,8 +261,9 @@ def test_log_probabilities_have_openais_shape(folder: Path, play: Play) -> None:
     pieces = answered(config(folder), play, chat(sampling=Sampling(max_tokens=1), logprobs=2))
     (row,) = pieces[-1].logprobs or []
     assert (row["token"], row["logprob"], row["bytes"]) == ("a", -3.5, [97])
-    assert [(each["token"], each["logprob"]) for each in row["top_logprobs"]][0] == ("b", -0.5)
-    assert [each["logprob"] for each in row["top_logprobs"]][1] == -9999.0  # JSON has no infinity
+    likeliest, second_likeliest = row["top_logprobs"]
+    assert (likeliest["token"], likeliest["logprob"]) == ("b", -0.5)
+    assert second_likeliest["logprob"] == -9999.0  # JSON has no infinity
 
 
 def test_a_client_that_leaves_frees_its_place_at_once(folder: Path, play: Play) -> None:
@@ -282,17 +283,12 @@ def test_a_client_that_leaves_frees_its_place_at_once(folder: Path, play: Play) 
 def test_an_answer_that_is_cancelled_while_it_waits_is_aborted_too(folder: Path, play: Play) -> None:
     async def check() -> None:
         async with started(config(folder), play) as engine:
-
-            async def read() -> None:
-                async for _ in engine.generate(chat(sampling=Sampling(max_tokens=9))):
-                    pass
-
-            reading = asyncio.create_task(read())
-            while not play.asked:
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.01)
-            reading.cancel()
-            await asyncio.wait({reading})
+            pieces = engine.generate(chat(sampling=Sampling(max_tokens=9)))
+            assert (await anext(pieces)).prompt_tokens
+            assert (await anext(pieces)).ids == [5]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(pieces)
             assert play.aborted == ["1"]
 
     asyncio.run(check())
@@ -460,22 +456,14 @@ def test_work_without_a_step_for_a_minute_counts_as_hung(
 
 
 # ------------------------------------------------------------------------------------------- with a GPU
-on_a_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs the package vllm"),
-]
-
-
-def real(folder: Path, **more: Any) -> HostedConfig:
-    """In float32, so that equal computations do not differ in an argmax."""
-    share = VllmConfig(memory=0.2, arguments='{"enforce_eager": true}')
-    return config(folder, dtype="float32", vllm=share, **more)
+GPU = torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None
+SHARE = VllmConfig(memory=0.2, arguments='{"enforce_eager": true}')
+GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Heads of 64 numbers, as vLLM's kernels want them."""
+    """Heads of 64 numbers, as the kernels for GPUs want them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = checkpoint(tmp_path_factory.mktemp("model") / "tiny", context=CONTEXT)
@@ -486,40 +474,97 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def real_answers(settings: HostedConfig, jobs: list[Job]) -> list[list[Piece]]:
-    async def ask() -> list[list[Piece]]:
-        engine = VllmEngine(settings)
-        try:
-            await engine.start()
-
-            async def one(job: Job) -> list[Piece]:
-                return [piece async for piece in engine.generate(job)]
-
-            return await asyncio.gather(*(one(job) for job in jobs))
-        finally:
-            await engine.close()
-
-    return asyncio.run(ask())
+async def read(engine: Engine, job: Job) -> list[Piece]:
+    return [piece async for piece in engine.generate(job)]
 
 
-for_each_question = [f"{'word ' * count}how are you {count}?" for count in range(6)]
+def single(folder: Path, kind: str, **engine: Any) -> HostedConfig:
+    """In float32, so that equal computations do not differ in an argmax."""
+    made = config(folder, dtype="float32", **engine)
+    return replace(made, engine=replace(made.engine, kind=kind))
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs the package vllm")
-def test_on_a_gpu_greedy_answers_are_those_of_generate(larger: Path) -> None:
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device and the package vllm")
+def test_on_a_gpu_greedy_answers_move_between_vllm_and_transformers(larger: Path) -> None:
+    from vicuna.serve.engines.transformers import TransformersEngine
+
+    jobs = [chat(f"{'word ' * count}how are you {count}?", sampling=GREEDY) for count in range(6)]
+
+    async def check() -> None:
+        ours, theirs = (
+            TransformersEngine(single(larger, "transformers")),
+            VllmEngine(single(larger, "vllm", vllm=SHARE)),
+        )
+        try:
+            await ours.start()
+            await theirs.start()
+            assert ours.models()[0].same_version(theirs.models()[0])
+            wanted = await asyncio.gather(*(read(ours, job) for job in jobs))
+            for job, answer, other in zip(jobs, wanted, await asyncio.gather(*(read(theirs, job) for job in jobs))):
+                assert (ids_of(other), text_of(other)) == (ids_of(answer), text_of(answer))
+                shown = text_of(answer[:9])
+                part = job.model_copy(update={"emitted": tuple(ids_of(answer[:9])), "shown": shown})
+                assert shown + text_of(await read(theirs, part)) == text_of(answer)
+        finally:
+            await ours.close()
+            await theirs.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device and the package vllm")
+def test_on_a_gpu_a_seed_repeats_an_answer_and_abandoned_answers_leave_nothing_behind(larger: Path) -> None:
+    seeded = chat(sampling=Sampling(temperature=1.0, seed=5, max_tokens=24, ignore_eos=True))
+    endless = chat(sampling=Sampling(ignore_eos=True))
+
+    async def check() -> None:
+        engine = VllmEngine(single(larger, "vllm", slots=4, vllm=SHARE))
+        try:
+            await engine.start()
+            steps: list[Any] = []
+            engine.observe(steps.append)
+            first = await read(engine, seeded)
+            for _ in range(8):
+                pieces = engine.generate(endless)
+                assert (await anext(pieces)).prompt_tokens
+                assert (await anext(pieces)).ids
+                await pieces.aclose()
+            assert ids_of(await read(engine, seeded)) == ids_of(first)
+            assert (steps[-1].running, steps[-1].waiting, steps[-1].used) == (0, 0, 0)
+            assert sum(step.answer_tokens for step in steps) >= 48
+            assert sum(step.found for step in steps) > 0
+            assert engine.trouble() is None
+        finally:
+            await engine.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device and the package vllm")
+def test_on_a_gpu_log_probabilities_and_adapters_are_those_of_the_model(larger: Path, tmp_path: Path) -> None:
+    from tests.adapters_kit import adapted
     from vicuna.models.load import load_model
 
-    sampling = Sampling(temperature=0, max_tokens=16, ignore_eos=True)
-    jobs = [chat(question, sampling=sampling) for question in for_each_question]
-    weights, tokenizer = load_model(larger, torch.float32, "cuda"), load_tokenizer(larger)
-    template = load_template(larger, TEMPLATE, tokenizer)
-    for question, pieces in zip(for_each_question, real_answers(real(larger), jobs), strict=True):
-        prompt = encode_prompt([Message("user", question)], tokenizer, template)
-        given = torch.tensor([prompt], device="cuda")
-        out = weights.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=16, min_new_tokens=16, do_sample=False,
-            eos_token_id=None,
-        )  # fmt: skip
-        assert ids_of(pieces) == out[0, len(prompt) :].tolist()
+    weights = load_model(larger, torch.float32, "cpu")
+    around = adapted(weights, seed=1, r=8, target_modules=["q_proj", "v_proj", "down_proj"])
+    around.save_pretrained(tmp_path / "kind")
+    settings = replace(single(larger, "vllm", vllm=SHARE), adapters=(AdapterConfig(path=str(tmp_path / "kind")),))
+
+    async def check() -> None:
+        engine = VllmEngine(settings)
+        try:
+            await engine.start()
+            for name, truth in (("tiny", weights), ("kind", around)):
+                job = Job(id="1", model=name, tokens=(5, 6, 7), sampling=GREEDY, logprobs=5)
+                (row, *_) = [row for piece in await read(engine, job) for row in piece.logprobs or []]
+                with torch.inference_mode():
+                    likeliest = torch.log_softmax(truth(torch.tensor([[5, 6, 7]])).logits[0, -1], -1).topk(5)
+                said = [each["logprob"] for each in row["top_logprobs"]]
+                assert said == pytest.approx(likeliest.values.tolist(), abs=1e-2)
+        finally:
+            await engine.close()
+
+    asyncio.run(check())

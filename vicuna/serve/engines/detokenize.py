@@ -122,8 +122,8 @@ class ByteFallback:
             byte = self._spelling.single_bytes.get(index)
             if byte is not None:
                 self._run += byte
-            else:
-                text += self._end_run() + self._spelling[index].decode()
+            elif content := self._spelling[index]:  # else the tokenizer does not have it
+                text += self._end_run() + content.decode()
         return self._stripped(text)
 
     def flush(self) -> str:

@@ -30,9 +30,6 @@ from vicuna.serve.engines.sampling import choose, uniform
 from vicuna.serve.faults import Fault
 
 log = logging.getLogger(__name__)
-BLOCK = 16
-"""Tokens of a block of the cache."""
-
 Event = tuple[Seat, Piece | Fault]
 
 
@@ -67,9 +64,10 @@ class Batcher:
         self.max_length = max_length
         self.running: list[Seat] = []
         self.waiting: deque[Seat] = deque()
-        self.cache = Cache(room // BLOCK, BLOCK, share=prefix_cache)
+        self._block = attention.block_size(model.device, model.dtype)
+        self.cache = Cache(-(-room // self._block), self._block, share=prefix_cache)
         self.last = Step(0.0, 0, 0, 0, 0, 0, 0, room, 0, 0)
-        self.pools = Pools(room)
+        self.pools = Pools(self.cache.blocks * self._block)
         self._model = model
         self._device, self._dtype = model.device, model.dtype
         self._switch = lora.install(model, adapters)
@@ -131,7 +129,7 @@ class Batcher:
         """Nobody may find what is not a number in the cache, not even hidden behind a mask."""
         if seat.chain is not None:
             freed = self.cache.close(seat.chain, keep=False)
-            self.pools.wipe(freed, BLOCK)
+            self.pools.wipe(freed, self._block)
         seat.chain, seat.filled = None, 0
 
     def _unseat(self, seat: Seat) -> None:
@@ -214,7 +212,7 @@ class Batcher:
     def _compute(self, spans: list[tuple[Seat, Span]]) -> list[Event]:
         spans.sort(key=lambda each: each[0].adapter)
         with torch.inference_mode():
-            batch = Ragged([span for _, span in spans], BLOCK, self.pools.tokens, self._device, self._dtype)
+            batch = Ragged([span for _, span in spans], self._block, self.pools.tokens, self._device, self._dtype)
             ready = [index for index, (seat, span) in enumerate(spans) if span.end == len(seat.ids)]
             with self._switch.over(self._adapted(spans, batch.offsets)):
                 logits = self._forward(batch, batch.lasts(ready))
@@ -276,9 +274,9 @@ class Batcher:
             answer_tokens=answers,
             running=len(self.running),
             waiting=len(self.waiting),
-            used=self.cache.used * BLOCK,
-            kept=self.cache.kept * BLOCK,
-            room=self.cache.blocks * BLOCK,
+            used=self.cache.used * self._block,
+            kept=self.cache.kept * self._block,
+            room=self.cache.blocks * self._block,
             looked_up=sum(len(seat.ids) for seat, _, _ in self._joined),
             found=sum(found for _, found, _ in self._joined),
             queued=tuple(waited for _, _, waited in self._joined),

@@ -8,6 +8,7 @@ which tokens belong together, and finds that in the `Ragged` batch.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -54,10 +55,19 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """All that the rows of a batch look at: in round k, each row has at most one look."""
+class Table:
+    """The same for a kernel that reads tables of blocks; int32, n spans."""
 
-    rounds: Sequence[Sequence[Look]]
+    offsets: torch.Tensor
+    """(n + 1,) where each span's rows begin."""
+    lengths: torch.Tensor
+    """(n,) tokens that each answer has in the cache after this step."""
+    blocks: torch.Tensor
+    """(n, most blocks) the answers' blocks in order."""
+    most: int
+    """Rows of the longest span."""
+    longest: int
+    """Tokens of the longest answer."""
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Ragged:
     """Tokens of the whole cache."""
     device: torch.device
     dtype: torch.dtype
-    _looks: dict[int | None, Looks] = field(default_factory=dict)
+    _looks: dict[int | None, list[list[Look]]] = field(default_factory=dict)
 
     @cached_property
     def offsets(self) -> list[int]:
@@ -103,6 +113,24 @@ class Ragged:
             ]
         )[0]
 
+    @cached_property
+    def table(self) -> Table:
+        """Where the rows look, for a kernel that reads tables of blocks."""
+        used = [span.chain.blocks[: -(-span.end // self.block)] for span in self.spans]
+        widest = max(map(len, used))
+        lengths = [span.end for span in self.spans]
+
+        def tensor(values: list[Any]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.int32, device=self.device)
+
+        return Table(
+            offsets=tensor(self.offsets),
+            lengths=tensor(lengths),
+            blocks=tensor([blocks + [0] * (widest - len(blocks)) for blocks in used]),
+            most=max(len(span.ids) for span in self.spans),
+            longest=max(lengths),
+        )
+
     def lasts(self, which: Sequence[int]) -> torch.Tensor:
         """The rows of the last tokens of some spans."""
         return self._row([self.offsets[index + 1] - 1 for index in which])[0]
@@ -111,11 +139,14 @@ class Ragged:
         return torch.tensor([values], dtype=torch.long, device=self.device)
 
     # ------------------------------------------------------------------------------------- where each token looks
-    def looks(self, window: int | None) -> Looks:
-        """Where the rows look in a layer; with a window, a token sees only itself and the window - 1 before it."""
+    def looks(self, window: int | None) -> list[list[Look]]:
+        """Where the rows look in a layer, in rounds; a row has at most one look in each.
+
+        With a window, a token sees only itself and the window - 1 tokens before it.
+        """
         found = self._looks.get(window)
         if found is None:
-            found = self._looks[window] = Looks(list(self._rounds(window)))
+            found = self._looks[window] = list(self._rounds(window))
         return found
 
     def _rounds(self, window: int | None) -> Iterator[list[Look]]:
