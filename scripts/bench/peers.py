@@ -1,6 +1,6 @@
 """Make the peers' virtual environments from PyPI, one each, so that they are measured as they are published.
 
-    .venv/bin/python scripts/bench/peers.py --out DIR      (about 4 GB; a few minutes, once)
+    .venv/bin/python scripts/bench/peers.py --out DIR      (about 7 GB; a few minutes, once)
 
 The other scripts take DIR as `--peers DIR`. fschat's own list of requirements pulls its whole server in and is left
 out; what its data and training programs import is named here. Its `optional_clean` needs polyglot, pycld2 and
@@ -49,6 +49,15 @@ PEERS = {
          "numpy", "tiktoken", "shortuuid", "markdown2", "nh3"),
         ("--no-deps", "fschat==0.2.36"),
     )),
+    "fschat 0.2.36 engine": Peer((
+        (TORCH,),
+        ("fschat[model_worker]==0.2.36", "transformers==4.57.6", "peft==0.18.1", "pydantic==1.10.27",
+         "fastapi==0.125.0", "uvicorn==0.54.0", "aiohttp==3.14.5", "httpx==0.28.1"),
+    )),
+    "transformers 5.23.0 serve": Peer(((TORCH,), ("transformers[serving]==5.23.0",))),
+    "xllamacpp 2026.10.11549": Peer((
+        ("xllamacpp==2026.10.11549", "gguf==0.19.0", "safetensors==0.8.0", "numpy==2.4.6"),
+    )),
     "markdownify 1.2.3": Peer((("markdownify==1.2.3",),), "markdownify:markdownify"),
     "html-to-markdown 3.20.0": Peer((("html-to-markdown==3.20.0",),), "html_to_markdown:convert"),
     "trl 1.16.0": Peer(((TORCH,), ("transformers==5.23.0", "trl==1.16.0", "accelerate==1.15.0", "datasets==5.2.0"))),
@@ -56,6 +65,11 @@ PEERS = {
 FASTCHAT = "fschat 0.2.36"
 FASTCHAT_SERVE = "fschat 0.2.36 serve"
 """Its controller and API server alone, with the versions of their day: both fail with pydantic 2."""
+FASTCHAT_ENGINE = "fschat 0.2.36 engine"
+"""The same with its model worker, which fails with transformers 5."""
+TRANSFORMERS_SERVE = "transformers 5.23.0 serve"
+LLAMA_CPP = "xllamacpp 2026.10.11549"
+"""llama.cpp's server inside a wheel, and what writes a model in its format."""
 TRL = "trl 1.16.0"
 """With transformers' own trainer."""
 

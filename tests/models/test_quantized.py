@@ -17,7 +17,7 @@ from vicuna.models.adapters import load_adapter
 from vicuna.models.load import load_model
 from vicuna.models.quantized import method, settings
 
-pytest.importorskip("bitsandbytes")
+bitsandbytes = pytest.importorskip("bitsandbytes")
 KINDS = {"int8": 0.02, "nf4": 0.3}
 """What weights are stored in, and how far logits may then be off, as a share of the largest."""
 
@@ -66,6 +66,20 @@ def test_weights_in_fewer_bits_compute_about_the_same_in_less_memory(folder, kin
     assert small.get_memory_footprint() < full.get_memory_footprint() / 2.5
     assert small.num_parameters() == full.num_parameters()
     assert not small.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_4_bits_compute_in_the_type_that_was_asked_for_at_every_shape(folder, tmp_path, dtype):
+    """On CPUs with instructions for bfloat16 the library would take its own way."""
+    odd = LlamaConfig(**(LlamaConfig.from_pretrained(folder).to_dict() | {"intermediate_size": 200}))
+    LlamaForCausalLM(odd).save_pretrained(tmp_path)
+    model = load_model(tmp_path, dtype, "cpu", quantize="nf4")
+    assert logits(model).dtype == dtype
+    layer = model.model.layers[0].mlp.down_proj
+    inputs = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.inference_mode():
+        whole = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+        assert torch.allclose(layer(inputs), inputs @ whole.T, atol=1e-6 if dtype == torch.float32 else 0.02)
 
 
 def test_in_8_bits_nothing_is_logged_for_every_product(folder, caplog):

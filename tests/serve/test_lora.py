@@ -13,6 +13,7 @@ from serve_tiny import model, tokenizer
 
 from tests.adapters_kit import adapted
 from vicuna.models.adapters import load_adapter
+from vicuna.models.load import load_model
 from vicuna.serve.engines import Piece
 from vicuna.serve.engines.continuous.batcher import Batcher
 from vicuna.serve.engines.continuous.lora import install
@@ -93,6 +94,23 @@ def test_outside_of_its_spans_the_model_is_the_base_model_bit_for_bit(made: Adap
     assert torch.equal(logits(made.model, tokens), logits(made.alone[0], tokens))
 
 
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_adapters_add_to_quantised_layers_as_peft_does(tmp_path: Path, quantize: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    model("llama").float().save_pretrained(tmp_path / "base")
+    net = load_model(tmp_path / "base", torch.float32, "cpu", quantize=quantize)
+    tokens = torch.arange(2, 42)[None]
+    base = logits(net, tokens)
+    alone = adapted(net, seed=1)
+    alone.save_pretrained(tmp_path / "adapter")
+    theirs = logits(alone, tokens)
+    switch = install(net, [load_adapter(tmp_path / "adapter", net, checkpoint_hash="", template_hash="")])
+    assert torch.equal(logits(net, tokens), base)
+    with switch.over([(0, 0, 40)]):
+        assert (logits(net, tokens) - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert (theirs - base).abs().max() > 0.1 * base.abs().max()
+
+
 CONTEXT = 256
 words = functools.cache(tokenizer)
 requests = st.lists(
@@ -124,7 +142,7 @@ def answered(batcher: Batcher, asked: list[tuple[int, list[int], int]], seats: l
     return list(answers.values())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(asked=requests, slots=st.integers(1, 5), prefill=st.sampled_from([0, 7]))
 def test_answers_of_a_mixed_batch_are_those_of_each_adapter_alone(
     made: Adapted, asked: list[tuple[int, list[int], int]], slots: int, prefill: int

@@ -131,6 +131,7 @@ def test_memory_context_and_slots_are_chosen_from_the_machine(
     ("free", "settings", "complaint"),
     [
         (8, {"memory": 9}, r"engine\.memory asks for 9 GiB, but only 8\.0 GiB are free"),
+        (8, {"memory": 1e-12}, r"engine\.memory is 0\.0 KiB and holds 0 tokens"),
         (8, {"memory": float("inf")}, r"engine\.memory asks for inf GiB"),
         (8, {"memory": float("nan")}, r"engine\.memory asks for nan GiB"),
         (8, {"memory": 0.001}, r"engine\.memory is 1\.0 MiB and holds 128 tokens .* 256 tokens, takes 2\.0 MiB"),
@@ -154,38 +155,39 @@ TOKEN = st.integers(1, 2**21)
 CONTEXT = st.integers(8, 200_000)
 FREE = st.integers(0, 2**38)
 DEVICE = st.sampled_from(["cpu", "cuda", "mps"])
+BLOCKS = st.sampled_from([BLOCK, 256])
 
 
-def attempt(config: EngineConfig, token: int, context: int, free: int, device: str) -> Chosen | None:
+def attempt(config: EngineConfig, token: int, context: int, free: int, device: str, block: int) -> Chosen | None:
     try:
-        return choose(config, token, context, free, device)
+        return choose(config, token, context, free, device, block)
     except ConfigError:
         return None
 
 
-@given(SETTINGS, TOKEN, CONTEXT, FREE, DEVICE)
+@given(SETTINGS, TOKEN, CONTEXT, FREE, DEVICE, BLOCKS)
 def test_whatever_the_machine_the_cache_fits_and_holds_an_answer_that_fills_the_context(
-    config: EngineConfig, token: int, context: int, free: int, device: str
+    config: EngineConfig, token: int, context: int, free: int, device: str, block: int
 ) -> None:
-    found = attempt(config, token, context, free, device)
+    found = attempt(config, token, context, free, device, block)
     if found is None:
         budget = config.memory * GIB or free / 4
-        assert budget > free or budget < (min(context, SMALLEST) + BLOCK) * token
+        assert budget > free or budget < (min(context, SMALLEST) + block) * token
         return
     assert found.room * token <= (config.memory * GIB or free)
-    assert found.room % BLOCK == 0
+    assert found.room % block == 0
     assert min(context, SMALLEST) <= found.max_length <= min(context, found.room)
     assert found.slots == config.slots or (not config.slots and 1 <= found.slots <= 256)
     assert found.prefill == config.prefill
 
 
-@given(SETTINGS, TOKEN, CONTEXT, FREE, FREE, DEVICE)
+@given(SETTINGS, TOKEN, CONTEXT, FREE, FREE, DEVICE, BLOCKS)
 def test_more_memory_never_makes_anything_smaller(
-    config: EngineConfig, token: int, context: int, free: int, more: int, device: str
+    config: EngineConfig, token: int, context: int, free: int, more: int, device: str, block: int
 ) -> None:
-    less = attempt(config, token, context, free, device)
+    less = attempt(config, token, context, free, device, block)
     if less is not None:
-        found = choose(config, token, context, free + more, device)
+        found = choose(config, token, context, free + more, device, block)
         assert (found.slots, found.room, found.max_length) >= (less.slots, less.room, less.max_length)
         assert found.slots >= less.slots
         assert found.room >= less.room

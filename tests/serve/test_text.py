@@ -154,22 +154,21 @@ def test_a_character_that_the_prompt_has_begun_is_the_answers(kind: str, cut: in
     spelled = {
         Detokenizing(words_of(kind))._spelling[index]: index for index in range(len(words_of(kind)) - len(ADDED))
     }
-    ids = [spelled[bytes([byte])] for byte in "é🙂".encode()]
+    ids = [spelled[bytes([byte])] for byte in "é🦊".encode()]
     stream = detokenizing(kind).begin(ids[: 2 + cut])
-    assert stream.push(ids[2 + cut :]) + stream.flush() == "🙂"
+    assert stream.push(ids[2 + cut :]) + stream.flush() == "🦊"
 
 
 def test_characters_of_bytes_come_out_as_soon_as_it_is_certain_what_they_are() -> None:
     byte_level = detokenizing("byte-level").begin()
-    assert [byte_level.push([each]) for each in encode("byte-level", "ж🙂")] == ["", "ж", "", "", "", "🙂"]
+    assert [byte_level.push([each]) for each in encode("byte-level", "ж€")] == ["", "ж", "", "", "€"]
     fallback = detokenizing("gemma").begin()
-    assert [fallback.push([each]) for each in encode("gemma", "🙂 ")[-5:]] == ["", "", "", "", "🙂 "]
+    assert [fallback.push([each]) for each in encode("gemma", "🦊 ")[-5:]] == ["", "", "", "", "🦊 "]
 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_a_long_run_without_a_character_costs_no_more_for_each_token_than_a_short_one(kind: str) -> None:
-    """Counted in characters that are decoded, not in seconds."""
-    lone = encode(kind, "\u4f60")[-1:]  # the last byte of a character, or a token that is unknown
+    lone = encode(kind, "ж")[-1:]  # the last byte of a character, or a token for what is unknown
     decoded = 0
 
     def counting(ids: list[int]) -> str:
@@ -180,10 +179,8 @@ def test_a_long_run_without_a_character_costs_no_more_for_each_token_than_a_shor
     stream = Window(counting)
     shown = "".join(pieces(stream, lone * 2000, [1]))
     assert shown == decode(kind, lone * 2000) or kind in ("llama 2", "gemma")  # not read by a window
-    assert decoded < 2000 * 40
-    began = time.process_time()
+    assert decoded < 2000 * 20
     assert "".join(pieces(detokenizing(kind).begin(), lone * 20_000, [1])) == decode(kind, lone * 20_000)
-    assert time.process_time() - began < 20
 
 
 # ------------------------------------------------------------------------------------------- stop strings
@@ -238,7 +235,7 @@ def test_long_stop_strings_that_nearly_come_again_and_again_cost_little(size: in
     shown = "".join(scanner.push("a" * size) for _ in range(100_000 // size))
     assert time.process_time() - began < 30  # about a second; a scan of everything each time takes minutes
     assert len(shown) == 100_000 - 915
-    assert scanner.push("b") == "a" * 15
+    assert scanner.push("b") == ""
     assert scanner.stopped
 
 

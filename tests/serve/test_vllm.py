@@ -159,6 +159,15 @@ def test_the_settings_of_the_engine_become_vllms_arguments(folder: Path, play: P
     assert not made.enable_lora
 
 
+def test_a_model_that_vllm_quantises_stands_in_for_no_other(folder: Path, play: Play) -> None:
+    async def digest(**engine: Any) -> str:
+        async with started(config(folder, **engine), play) as made:
+            return made.models()[0].checkpoint_hash
+
+    quantised = asyncio.run(digest(vllm=VllmConfig(arguments='{"quantization": "fp8"}')))
+    assert quantised != asyncio.run(digest()) == checkpoint_hash(folder)
+
+
 def test_without_a_number_of_slots_vllm_chooses(folder: Path, play: Play) -> None:
     async def capacity() -> int:
         async with started(config(folder), play) as engine:
@@ -175,6 +184,7 @@ def test_without_a_number_of_slots_vllm_chooses(folder: Path, play: Play) -> Non
             "no engine argument enforce_eagr; did you mean enfo",
         ),
         ({"vllm": VllmConfig(arguments='{"max_num_seqs": 4}')}, r"max_num_seqs is decided by engine\.slots"),
+        ({"quantize": "nf4"}, r"engine\.quantize is for the engine transformers; .*quantization"),
         ({"dtype": "float3"}, r"engine\.dtype is float32, bfloat16, float16 or auto; got 'float3'"),
     ],
 )

@@ -79,6 +79,7 @@ class AsyncEngineArgs:
     max_lora_rank: int = 16
     disable_log_stats: bool = False
     enforce_eager: bool = False
+    quantization: str | None = None
 
 
 @dataclass

@@ -162,7 +162,10 @@ def load_model(path: str | Path, dtype: Any, device: Any, *, quantize: str = "",
     _need_all_tensors(path, info)
     if stored and getattr(model, "quantization_method", None) is None:
         logger.warning("%s: this machine cannot compute with weights in %s, so they take %s", path, stored, model.dtype)
-    return (model if how else model.to(device)).eval()
+    if not how:
+        return model.to(device).eval()
+    quantized.keep_dtype(model)
+    return model.eval()
 
 
 def empty_model(settings: Any, dtype: Any, *, buffers: bool = False) -> Any:

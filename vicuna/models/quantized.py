@@ -87,6 +87,18 @@ def options(path: str | Path, stored: str, kind: str, dtype: Any, device: Any) -
     return {"device_map": {"": device}, "quantization_config": settings(kind, dtype)} if kind else {}
 
 
+def keep_dtype(model: Any) -> None:
+    """Have weights in 4 bits computed in the model's dtype on every CPU.
+
+    On some, bitsandbytes repacks them at the first pass for a kernel that computes in bfloat16, whatever was asked for,
+    and fails at shapes that are not made of its tiles (bitsandbytes/functional.py, `_convert_weight_packed_for_cpu`).
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            fits = module.out_features % 32 == 0 and module.in_features % 64 == 0
+            module.support_avx512bf16_for_cpu = fits and str(model.dtype) == "torch.bfloat16"
+
+
 def method(path: str | Path) -> str:
     """How the weights in a model's folder are quantised, in transformers' words ("bitsandbytes", "gptq", ...); "" where
     they are not, or where nothing readable says so."""

@@ -81,7 +81,7 @@ async def started(workers: Sequence[WorkerConfig]) -> AsyncIterator[list[Engine]
     Raises:
         VicunaError: one cannot start; where there are several it says which.
     """
-    made = [engines.make(each) for each in workers]
+    made = [engines.make(each, each.tls) for each in workers]
     async with contextlib.AsyncExitStack() as stack:
         for config, engine in zip(workers, made, strict=True):
             stack.push_async_callback(engine.close)

@@ -55,6 +55,13 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -
     sys.exit(f"error: waited in vain for {what}")
 
 
+def tree_cpu(process: int) -> float:
+    """User and system seconds of a process and of all that it has started, ended ones included."""
+    root = psutil.Process(process)
+    times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
+    return float(sum(each.user + each.system + each.children_user + each.children_system for each in times))
+
+
 class Stack:
     """Named processes with their logs in one folder; all are ended with the `with` block."""
 
@@ -75,11 +82,14 @@ class Stack:
             self.kill(name)
         self._folder.cleanup()
 
-    def start(self, name: str, *words: object, folder: Path | None = None) -> subprocess.Popen[str]:
-        """Start a process; its output goes to `NAME.log`."""
+    def start(
+        self, name: str, *words: object, folder: Path | None = None, piped: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start a process; what it says goes to `NAME.log`, with `piped` its output to us and our words to it."""
         with (self.folder / f"{name}.log").open("a") as log:
             self.processes[name] = subprocess.Popen(
-                list(map(str, words)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True,
+                list(map(str, words)), stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else log, stderr=log, text=True,
                 env=self._environment, cwd=folder or ROOT, start_new_session=True,
             )  # fmt: skip
         return self.processes[name]
@@ -116,6 +126,10 @@ class Stack:
         times = psutil.Process(self.processes[name].pid).cpu_times()
         return float(times.user + times.system)
 
+    def all_cpu(self) -> float:
+        """User and system seconds of everything here."""
+        return sum(tree_cpu(process.pid) for process in self.processes.values())
+
     def memory(self, name: str) -> float:
         """Resident MB."""
         return float(psutil.Process(self.processes[name].pid).memory_info().rss) / 1e6
@@ -149,6 +163,13 @@ class Ours(Stack):
         if wait:
             self.wait(name, lambda: self.row(port))
 
+    def start_real_worker(self, name: str, model: Path, *flags: object) -> None:
+        """Start a worker that computes."""
+        port = free_port()
+        self.start(name, sys.executable, "-m", "vicuna.serve", "worker", "--model.path", model, "--names", "lab",
+                   "--controllers", self.fleet, "--port", port, *flags)  # fmt: skip
+        self.wait(name, lambda: self.row(port))
+
     def row(self, port: int) -> Any:
         """What the fleet says of the worker at a port."""
         rows = (get(f"{self.fleet}/fleet") or {"workers": []})["workers"]
@@ -171,9 +192,11 @@ class FastChat(Ours):
     speak = "fastchat"
     gateways = ("controller", "api")
 
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._python = peers.python_of(folder, peers.FASTCHAT_SERVE)
+    def __init__(
+        self, folder: str, peer: str = peers.FASTCHAT_SERVE, environment: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(environment)
+        self._python = peers.python_of(folder, peer)
         self._environment |= {"LOGDIR": str(self.folder)}
         self.fleet = f"http://127.0.0.1:{free_port()}"
 
@@ -190,6 +213,16 @@ class FastChat(Ours):
         """Start the controller (again)."""
         self._module("controller", "controller", "--host", "127.0.0.1", "--port", self.fleet.rsplit(":", 1)[1])
         self.wait("controller", lambda: get(f"{self.fleet}/test_connection") == "success")
+
+    def start_real_worker(self, name: str, model: Path) -> None:
+        """Start one of its own workers; its templates call the bare text of messages `raw`."""
+        port = free_port()
+        self._module(
+            name, "model_worker", "--model-path", str(model), "--model-names", "lab", "--device", "cpu",
+            "--conv-template", "raw", "--controller-address", self.fleet, "--host", "127.0.0.1", "--port", str(port),
+            "--worker-address", f"http://127.0.0.1:{port}",
+        )  # fmt: skip
+        self.wait(name, lambda: (get(f"{self.base}/v1/models") or {"data": []})["data"])
 
     def _module(self, name: str, module: str, *flags: str) -> None:
         self.start(name, self._python, "-W", "ignore", "-m", f"fastchat.serve.{module}", *flags, folder=self.folder)

@@ -43,15 +43,22 @@ class Talker:
         self.base = base
 
     async def ask(
-        self, text: str = "hi", model: str = "lab", *, stream: bool = True, patience: float = 60, **extra: Any
+        self,
+        text: str = "hi",
+        model: str = "lab",
+        *,
+        stream: bool = True,
+        patience: float = 60,
+        heard: Heard | None = None,
+        **extra: Any,
     ) -> Heard:
-        """Send a chat with one message; whatever happens is in what was heard."""
+        """Send a chat with one message; whatever happens is in what was heard, for who gives `heard` at once."""
         body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": stream} | extra
-        return await self.send(json.dumps(body).encode(), patience)
+        return await self.send(json.dumps(body).encode(), patience, heard)
 
-    async def send(self, body: bytes, patience: float = 60) -> Heard:
+    async def send(self, body: bytes, patience: float = 60, heard: Heard | None = None) -> Heard:
         """Send any body to /v1/chat/completions."""
-        heard = Heard()
+        heard = heard or Heard()
         timeout = aiohttp.ClientTimeout(total=patience)
         headers = {"content-type": "application/json"}
         try:

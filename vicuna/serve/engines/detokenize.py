@@ -17,7 +17,7 @@ _REPLACEMENT = "\ufffd"
 _UNFINISHED = 3
 """Bytes of a character that may be there before its last one, so also the most replacement characters that the next
 token may still change."""
-_WINDOW = 16
+_WINDOW = 8
 """Ids that a window goes back at least: the text of a token depends on no earlier ones."""
 _SPACES = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
 _STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
@@ -109,7 +109,7 @@ class ByteFallback:
         self._special = special
         self._strips = strips
         """Whether a space is still to be left out: the one before the first word."""
-        self._run = b""
+        self._run = bytearray()
         self.push(prompt)
         self._run = _unfinished(self._run)
 
@@ -131,7 +131,7 @@ class ByteFallback:
         return self._stripped(self._end_run())
 
     def _end_run(self) -> str:
-        run, self._run = self._run, b""
+        run, self._run = self._run, bytearray()
         try:
             return run.decode()
         except UnicodeDecodeError:
@@ -143,11 +143,11 @@ class ByteFallback:
         return text
 
 
-def _unfinished(run: bytes) -> bytes:
+def _unfinished(run: bytearray) -> bytearray:
     """The bytes at the end that may be the beginning of a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(run)
-    return decoder.getstate()[0]
+    return bytearray(decoder.getstate()[0])
 
 
 class Window:

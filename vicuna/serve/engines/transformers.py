@@ -70,6 +70,7 @@ class TransformersEngine:
     def _load(self) -> None:
         from vicuna.models.load import checkpoint_hash, load_model
         from vicuna.serve.engines.continuous import machine
+        from vicuna.serve.engines.continuous.attention import block_size
         from vicuna.serve.engines.spelling import Spelling
 
         path, settings = self._config.model.path, self._config.engine
@@ -79,7 +80,14 @@ class TransformersEngine:
         longest = self._longest()
         self._prompting = Prompting(self._config.model, longest, self._vocabulary())
         adapters = self._load_adapters(checkpoint_hash(path), device, longest)
-        chosen = machine.choose(settings, self._bytes_per_token(), longest, machine.free_memory(device), device.type)
+        chosen = machine.choose(
+            settings,
+            self._bytes_per_token(),
+            longest,
+            machine.free_memory(device),
+            device.type,
+            block_size(device, dtype),
+        )
         self._prompting.max_length = chosen.max_length
         self._served = [model.model_copy(update={"max_length": chosen.max_length}) for model in self._served]
         self.capacity = chosen.slots

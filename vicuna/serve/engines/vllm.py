@@ -108,18 +108,18 @@ class VllmEngine:
         self._prompting = Prompting(model, self._max_length, self._vocabulary)
         self._spelling = Spelling(self._prompting.tokenizer)
         self._stop_ids = self._prompting.stop_ids(_stated_stop_ids(model.path, settings))
-        self._models = self._served(checkpoint_hash(model.path))
+        self._models = self._served(checkpoint_hash(model.path), made.get("quantization") or "")
         return made
 
-    def _served(self, base: str) -> list[ServedModel]:
-        """The model and its adapters; `base` is the model's checkpoint hash."""
+    def _served(self, base: str, quantize: str) -> list[ServedModel]:
+        """The model, of checkpoint hash `base` and quantised while loading as `quantize` says, and its adapters."""
         from vicuna.models.adapters import adapter_hash, check_origin, served_hash
 
         template = self._prompting.template.hash
-        found: list[tuple[HostedConfig | AdapterConfig, str]] = [(self._config, base)]
+        found: list[tuple[HostedConfig | AdapterConfig, str]] = [(self._config, served_hash(base, quantize=quantize))]
         for adapter in self._config.adapters:
             check_origin(adapter.path, checkpoint_hash=base, template_hash=template)
-            found.append((adapter, served_hash(base, adapter=adapter_hash(adapter.path))))
+            found.append((adapter, served_hash(base, adapter=adapter_hash(adapter.path), quantize=quantize)))
         return [
             ServedModel(
                 name=name,

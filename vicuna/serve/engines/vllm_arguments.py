@@ -39,10 +39,16 @@ def arguments(config: HostedConfig, max_length: int, known: Collection[str]) -> 
         known: the arguments that this vLLM has.
 
     Raises:
-        ConfigError: `engine.vllm.arguments` names one that there is not, or that another setting decides.
+        ConfigError: `engine.vllm.arguments` names one that there is not, or that another setting decides; or a setting
+            is not for vLLM.
         InputError: an adapter does not state its rank.
     """
     engine = config.engine
+    if engine.quantize:
+        raise ConfigError(
+            "engine.quantize is for the engine transformers; vLLM quantises with engine.vllm.arguments "
+            """'{"quantization": "fp8"}', and serves folders that are quantised already as they are"""
+        )
     made: dict[str, Any] = {
         "model": config.model.path,
         "skip_tokenizer_init": True,

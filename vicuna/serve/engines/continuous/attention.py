@@ -12,14 +12,13 @@ from transformers import AttentionInterface
 
 from vicuna.errors import InputError
 from vicuna.serve.engines.continuous import flash
+from vicuna.serve.engines.continuous.cache import BLOCK
 from vicuna.serve.engines.continuous.flash import FlashPool
 from vicuna.serve.engines.continuous.ragged import Ragged
 from vicuna.serve.engines.continuous.stretches import StretchPool
 
 NAME = "vicuna_ragged"
 """Of the function at transformers' interface."""
-BLOCK = 16
-"""Tokens of a block of the cache where the kernel wants nothing else."""
 _REFUSED = {"softcap": "soft-capped scores", "s_aux": "attention sinks", "position_bias": "position biases"}
 Pool = StretchPool | FlashPool
 

@@ -210,7 +210,7 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------- the forward pass
     def _compute(self, spans: list[tuple[Seat, Span]]) -> list[Event]:
-        spans.sort(key=lambda each: each[0].adapter)
+        spans.sort(key=_order)
         with torch.inference_mode():
             batch = Ragged([span for _, span in spans], self._block, self.pools.tokens, self._device, self._dtype)
             ready = [index for index, (seat, span) in enumerate(spans) if span.end == len(seat.ids)]
@@ -282,6 +282,12 @@ class Batcher:
             queued=tuple(waited for _, _, waited in self._joined),
             put_back=self._put_back,
         )
+
+
+def _order(each: tuple[Seat, Span]) -> tuple[int, ...]:
+    """An adapter's rows must lie together; those whose keys lie together in the cache had better do, too."""
+    seat, span = each
+    return seat.adapter, len(span.ids), span.chain.blocks[0], span.chain.blocks[-1]
 
 
 def _is_memory(error: BaseException) -> bool:

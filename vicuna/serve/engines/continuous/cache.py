@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 FREE, CLAIMED, TAKEN = range(3)
+BLOCK = 16
+"""Tokens of a block, where a GPU's kernel wants nothing else."""
 AHEAD = 256
 """Tokens for which room is claimed behind a growing chain, so that others begin elsewhere."""
 

@@ -11,13 +11,12 @@ import psutil
 from vicuna.errors import ConfigError
 from vicuna.hardware import GIB
 from vicuna.serve.config import EngineConfig
+from vicuna.serve.engines.continuous.cache import BLOCK
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-BLOCK = 16
-"""Tokens in a block of the cache."""
 SMALLEST = 256
 """Tokens of the smallest context that is worth serving, where the settings do not ask for less."""
 USUAL = 2048
@@ -185,7 +184,9 @@ class Chosen:
         )
 
 
-def choose(config: EngineConfig, bytes_per_token: int, max_length: int, free: int, device_type: str) -> Chosen:
+def choose(
+    config: EngineConfig, bytes_per_token: int, max_length: int, free: int, device_type: str, block: int = BLOCK
+) -> Chosen:
     """Divide the memory.
 
     - The cache takes `engine.memory`; else a share of what is free (SHARES), but no more than all slots need with a
@@ -201,12 +202,13 @@ def choose(config: EngineConfig, bytes_per_token: int, max_length: int, free: in
         max_length: most tokens of prompt and answer that the model and the settings allow.
         free: bytes, as `free_memory` says.
         device_type: "cpu", "cuda", ...
+        block: tokens in a block of the cache.
 
     Raises:
         ConfigError: more memory is asked for than is free, or it holds not even a small context.
     """
     kind = "cpu" if device_type == "cpu" else "other"
-    room, why_room = _room(config, bytes_per_token, max_length, free, kind)
+    room, why_room = _room(config, bytes_per_token, max_length, free, kind, block)
     context = min(max_length, room)
     slots, why_slots = _slots(config, room, context, kind)
     whole = "all that the model and the settings allow"
@@ -222,13 +224,15 @@ def choose(config: EngineConfig, bytes_per_token: int, max_length: int, free: in
     )
 
 
-def _room(config: EngineConfig, bytes_per_token: int, max_length: int, free: int, kind: str) -> tuple[int, str]:
+def _room(
+    config: EngineConfig, bytes_per_token: int, max_length: int, free: int, kind: str, block: int
+) -> tuple[int, str]:
     """Tokens that the cache holds, and why."""
     if not config.memory * GIB <= free:
         raise ConfigError(f"engine.memory asks for {config.memory:g} GiB, but only {size(free)} are free")
     part, of = SHARES[kind]
-    budget = int(config.memory * GIB) or free * part // of
-    fits = budget // bytes_per_token // BLOCK * BLOCK
+    budget = int(config.memory * GIB) if config.memory else free * part // of
+    fits = budget // bytes_per_token // block * block
     if fits < (smallest := min(max_length, SMALLEST)):
         whose = "engine.memory" if config.memory else f"{part}/{of} of the free memory"
         raise ConfigError(
@@ -238,7 +242,7 @@ def _room(config: EngineConfig, bytes_per_token: int, max_length: int, free: int
     if config.memory:
         return fits, "as set"
     contexts = (config.slots or MOST[kind]) * (2 if config.prefix_cache else 1)
-    needed = contexts * _whole_blocks(max_length)
+    needed = contexts * -(-max_length // block) * block
     if needed <= fits:
         return needed, f"{contexts} full contexts; {size(free)} were free"
     return fits, f"{part}/{of} of the {size(free)} that were free"
@@ -252,10 +256,6 @@ def _slots(config: EngineConfig, room: int, context: int, kind: str) -> tuple[in
     if room // usual < MOST[kind]:
         return max(1, room // usual), f"the cache holds {usual} tokens of each"
     return MOST[kind], "more would only be slower"
-
-
-def _whole_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK) * BLOCK
 
 
 def size(count: int) -> str:

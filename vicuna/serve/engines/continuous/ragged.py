@@ -49,7 +49,7 @@ class Look:
     size: int
     """Tokens of each stretch."""
     mask: torch.Tensor | None
-    """Added to the scores; (count, size), or (stretches, 1, 1, size); None: every row sees all of its stretch."""
+    """Added to the scores; (count, size), or (1, stretches, 1, size); None: every row sees all of its stretch."""
     step: int = 0
     """Tokens from one row's stretch to the next one's; 0: all look at the same."""
 
@@ -154,7 +154,7 @@ class Ragged:
         done = [0] * len(self.spans)  # tokens of each answer that a common look has covered
         if window is None:
             for group, count in self._common():
-                common = torch.tensor([self.offsets[index] for index in group], device=self.device)
+                common = self._rows([self.offsets[index] for index in group])
                 for level, (_, first, size) in enumerate(_runs(self.spans[group[0]].chain, self.block, 0, count)):
                     _at(rounds, level).append(Look(common, len(group), first, size, None))
                 for index in group:
@@ -202,9 +202,15 @@ class Ragged:
         mask = None
         if min(sizes) < longest:
             beyond = torch.arange(longest, device=self.device) >= torch.tensor(sizes, device=self.device)[:, None]
-            mask = self._hide(beyond)[:, None, None]
-        rows = torch.tensor([_row_of(look) for look in group], device=self.device)
-        return Look(rows, len(group), group[0].first, longest, mask, group[1].first - group[0].first)
+            mask = self._hide(beyond)[None, :, None]
+        return Look(
+            self._rows([_row_of(look) for look in group]),
+            len(group),
+            group[0].first,
+            longest,
+            mask,
+            group[1].first - group[0].first,
+        )
 
     def _hide(self, hidden: torch.Tensor) -> torch.Tensor:
         """What is added to scores to hide some; a row that sees nothing must not become "not a number": joined with
@@ -227,6 +233,12 @@ class Ragged:
                     shared = next((i for i in range(shared) if table[i] != tables[0][i]), shared)
                 if shared * self.block >= SHARED:
                     yield group, shared * self.block
+
+    def _rows(self, rows: list[int]) -> slice | torch.Tensor:
+        """These rows of the batch; a slice, which costs less to read and to write, where it can be."""
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        return torch.tensor(rows, device=self.device)
 
     def _mask(self, span: Span, place: int, size: int, window: int | None) -> torch.Tensor | None:
         """What the span's tokens see of the stretch that holds their answer's tokens from `place` on."""
