@@ -98,22 +98,22 @@ async def stall(name: str, number: int, server: Server, prompts: Prompts) -> Sta
         ]
         while any(len(each.times) < TOKENS and not each.ended for each in heard):  # noqa: ASYNC110 (nobody tells us)
             await asyncio.sleep(0.01)
-        long = await server.ask(talker, prompts.some(LONG, "stall", 1)[0], 8)
+        long = await server.ask(talker, prompts.some(LONG, "stall", 1)[0], TOKENS)
         await asyncio.gather(*asked)
-    wrong = errors(heard, STREAM_TOKENS) + errors([long], 8)
-    first = long.times[0] if long.times else long.ended
-    if any(each.ended < first for each in heard):
-        wrong.append("some of the other answers had ended before the long prompt's first token")
-    settled = max(each.times[0] for each in heard if each.times)
+    wrong = errors(heard, STREAM_TOKENS) + errors([long], TOKENS)
+    if wrong or any(each.ended < long.times[0] for each in heard):
+        sys.exit(f"error: {name}: the stall was not measured: {wrong or 'the others had ended before'}")
+    first = long.times[0]
+    settled = max(each.times[0] for each in heard)
     before = [lengths([(a, b) for a, b in gaps(each) if settled <= a and b <= long.began]) for each in heard]
     during = [lengths([(a, b) for a, b in gaps(each) if b > long.began and a < first]) for each in heard]
     together = list(itertools.chain(*during))
     worst = [percentile(each, 0.99) for each in during]
     return Stall(
-        name, number, wrong, 1e3 * (first - long.began),
-        percentile(list(itertools.chain(*before)), 0.5), percentile(together, 0.5), percentile(together, 0.99),
-        max(most / statistics.median(each) for most, each in zip(worst, during, strict=True) if each),
-        max(most / statistics.median(each) for most, each in zip(worst, before, strict=True) if each),
+        name, number, 1e3 * (first - long.began), percentile(list(itertools.chain(*before)), 0.5),
+        percentile(together, 0.5), percentile(together, 0.99),
+        max(most / statistics.median(each) for most, each in zip(worst, during, strict=True)),
+        max(most / statistics.median(each) for most, each in zip(worst, before, strict=True)),
     )  # fmt: skip
 
 
@@ -130,10 +130,10 @@ async def measured(name: str, number: int, system: System, results: Results, opt
     if "stall" in options.cells and "stall" in SYSTEMS[name].cells and isinstance(system, Server):
         found = await stall(name, number, system, prompts)
         results.stalls.append(found)
-        tell(f"{name}, stall: {found.during_99:.0f} ms, before {found.before_50:.1f} ms", found.errors)
+        tell(f"{name}, stall: {found.during_99:.0f} ms, before {found.before_50:.1f} ms")
 
 
-def tell(what: str, wrong: Sequence[str]) -> None:
+def tell(what: str, wrong: Sequence[str] = ()) -> None:
     """Say on standard error how far we are."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr)
     for each in sorted(set(wrong)):

@@ -49,7 +49,6 @@ class Stall:
 
     system: str
     repetition: int
-    errors: list[str]
     first: float
     """Milliseconds until the long prompt's first token."""
     before_50: float
@@ -69,17 +68,22 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     stalls: list[Stall] = field(default_factory=list)
 
+    def values(self, system: str, cell: str, concurrency: int, name: str) -> dict[int, float]:
+        """By repetition; those with a wrong answer are left out."""
+        wanted = (system, cell, concurrency)
+        return {row.repetition: getattr(row, name) for row in self.rows
+                if (row.system, row.cell, row.concurrency) == wanted and not row.errors}  # fmt: skip
+
     def median(self, system: str, cell: str, concurrency: int, name: str) -> float:
         """Over the repetitions; not a number where there are none."""
-        found = [getattr(row, name) for row in self.rows if _at(row) == (system, cell, concurrency)]
+        found = self.values(system, cell, concurrency, name).values()
         return statistics.median(found) if found else NAN
 
     def ratio(self, above: str, below: str, cell: str, concurrency: int, name: str) -> float:
         """Median of the ratios of two systems, each within one repetition."""
-        values = [{row.repetition: getattr(row, name) for row in self.rows if _at(row) == (system, cell, concurrency)}
-                  for system in (above, below)]  # fmt: skip
-        both = values[0].keys() & values[1].keys()
-        return statistics.median(values[0][number] / values[1][number] for number in both) if both else NAN
+        over, under = (self.values(system, cell, concurrency, name) for system in (above, below))
+        both = over.keys() & under.keys()
+        return statistics.median(over[number] / under[number] for number in both) if both else NAN
 
     def stall(self, system: str, name: str) -> float:
         """Median over the repetitions."""
@@ -101,10 +105,6 @@ class Results:
         return sorted({row.concurrency for row in self.rows})
 
 
-def _at(row: Row) -> tuple[str, str, int]:
-    return row.system, row.cell, row.concurrency
-
-
 # ------------------------------------------------------------------------------------------------ tables
 def tables(results: Results) -> Iterator[str]:
     """In markdown, one after the other."""
@@ -113,7 +113,7 @@ def tables(results: Results) -> Iterator[str]:
             [SYSTEMS[name].label, clients, *(_number(results.median(name, cell, clients, each)) for each in FIGURES)]
             for name in results.systems()
             for clients in results.concurrencies()
-            if any(_at(row) == (name, cell, clients) for row in results.rows)
+            if results.values(name, cell, clients, "tokens")
         ]
         if rows:
             yield f"{title}\n\n" + measure.table(["system", "at once", *FIGURES.values()], rows)

@@ -64,7 +64,9 @@ class Server:
 
     async def burst(self, prompts: Sequence[str], tokens: int) -> list[Heard]:
         async with self.talker() as talker:
-            return await asyncio.gather(*(self.ask(talker, prompt, tokens) for prompt in prompts))
+            heard = await asyncio.gather(*(self.ask(talker, prompt, tokens) for prompt in prompts))
+        self.stack.check()
+        return heard
 
     @contextlib.asynccontextmanager
     async def talker(self) -> AsyncIterator[Talker]:

@@ -102,9 +102,18 @@ class Stack:
         """
         process = self.processes[name]
         found = until(lambda: condition() or process.poll() is not None, f"{name}\n{self.log(name)[-2000:]}")
-        if process.poll() is not None:
-            sys.exit(f"error: {name} ended:\n{self.log(name)[-3000:]}")
+        self.check()
         return found
+
+    def check(self) -> None:
+        """See that all processes live.
+
+        Raises:
+            SystemExit: one has ended.
+        """
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                sys.exit(f"error: {name} ended:\n{self.log(name)[-3000:]}")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -89,6 +89,7 @@ class Talker:
                 return
             heard.workers = event.get("vicuna", {}).get("workers", heard.workers)
             for choice in event["choices"]:
+                finished |= bool(choice.get("finish_reason"))  # transformers' server says nothing after it
                 if piece := choice["delta"].get("content"):
                     heard.text += piece
                     heard.times.append(time.monotonic())

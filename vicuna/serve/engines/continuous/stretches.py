@@ -53,13 +53,15 @@ class StretchPool:
         """
         rounds = ragged.looks(window)
         _, heads, tokens, _ = query.shape
-        if len(rounds) == len(rounds[0]) == 1:
-            return self._look(query[0, :, rounds[0][0].rows], rounds[0][0], scale)[0][None].transpose(1, 2)
+        if len(rounds) == len(rounds[0]) == 1 and isinstance(rounds[0][0].rows, slice):  # all rows, in their order
+            return self._look(query[0], rounds[0][0], scale)[0][None].transpose(1, 2)
         seen = query.new_zeros(len(rounds), heads, tokens, self.values.shape[-1])
         weight = query.new_full((len(rounds), heads, tokens), -torch.inf, dtype=torch.float32)
         for level, looks in enumerate(rounds):
             for look in looks:
-                seen[level, :, look.rows], weight[level, :, look.rows] = self._look(query[0, :, look.rows], look, scale)
+                # Not seen[level, :, rows]: a number and a tensor among the indices would move the rows to the front.
+                found = self._look(query[0][:, look.rows], look, scale)
+                seen[level][:, look.rows], weight[level][:, look.rows] = found
         if len(rounds) > 1:
             share = torch.softmax(weight, 0).to(query.dtype)
             seen = (share[..., None] * seen).sum(0, keepdim=True)
@@ -69,7 +71,7 @@ class StretchPool:
         """What rows see in their stretches, (heads, count, size), and their scores' log-sum-exp, (heads, count)."""
         heads, count, _ = query.shape
         keys, values = _stretches(self.keys, look), _stretches(self.values, look)
-        shared = keys.shape[1]
+        shared = keys.shape[0]
         # Query heads that share a key head are further rows that look at the same.
         if look.step:
             rows = query.reshape(shared, heads // shared, count, -1).transpose(1, 2)
