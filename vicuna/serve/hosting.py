@@ -81,7 +81,7 @@ async def started(workers: Sequence[WorkerConfig]) -> AsyncIterator[list[Engine]
     Raises:
         VicunaError: one cannot start; where there are several it says which.
     """
-    made = [engines.make(each, each.tls) for each in workers]
+    made = [engines.make(each, each.tls, _share(workers[number:])) for number, each in enumerate(workers)]
     async with contextlib.AsyncExitStack() as stack:
         for config, engine in zip(workers, made, strict=True):
             stack.push_async_callback(engine.close)
@@ -92,6 +92,12 @@ async def started(workers: Sequence[WorkerConfig]) -> AsyncIterator[list[Engine]
                     raise
                 raise CannotStart(names_of(config)[0], error) from error
         yield made
+
+
+def _share(left: Sequence[WorkerConfig]) -> float:
+    """What the first may take of a device's memory, when all that are left to start are on the same one."""
+    same = [each for each in left if each.engine.kind == "transformers" and each.engine.device == left[0].engine.device]
+    return 1 / max(1, len(same))
 
 
 def _moved(address: str, by: int) -> str:

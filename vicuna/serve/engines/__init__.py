@@ -121,8 +121,14 @@ class Engine(Protocol):
         ...
 
 
-def make(config: HostedConfig, tls: TlsConfig) -> Engine:
-    """The engine that the settings name; only that kind's libraries are imported."""
+def make(config: HostedConfig, tls: TlsConfig, share: float = 1.0) -> Engine:
+    """The engine that the settings name; only that kind's libraries are imported.
+
+    Args:
+        config: the model and its settings.
+        tls: whom to trust when connecting to others.
+        share: of the memory that it may take, where others of the same process start later.
+    """
     match config.engine.kind:
         case "scripted":
             from vicuna.serve.engines.scripted import ScriptedEngine
@@ -135,7 +141,7 @@ def make(config: HostedConfig, tls: TlsConfig) -> Engine:
         case "transformers":
             from vicuna.serve.engines.transformers import TransformersEngine
 
-            return TransformersEngine(config)
+            return TransformersEngine(config, share)
         case "vllm":
             from vicuna.serve.engines.vllm import VllmEngine
 

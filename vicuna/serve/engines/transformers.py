@@ -40,8 +40,9 @@ class TransformersEngine:
 
     kind = "transformers"
 
-    def __init__(self, config: HostedConfig) -> None:
+    def __init__(self, config: HostedConfig, share: float = 1.0) -> None:
         self.capacity = 0
+        self._share = share
         self._config = config
         self._served: list[ServedModel] = []
         self._adapter_of: dict[str, int] = {}

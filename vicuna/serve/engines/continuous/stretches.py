@@ -56,7 +56,7 @@ class StretchPool:
         if len(rounds) == len(rounds[0]) == 1 and isinstance(rounds[0][0].rows, slice):  # all rows, in their order
             return self._look(query[0], rounds[0][0], scale)[0][None].transpose(1, 2)
         seen = query.new_zeros(len(rounds), heads, tokens, self.values.shape[-1])
-        weight = query.new_full((len(rounds), heads, tokens), -torch.inf, dtype=torch.float32)
+        weight = query.new_full((len(rounds), heads, tokens), -torch.inf, dtype=_precise(query.dtype))
         for level, looks in enumerate(rounds):
             for look in looks:
                 # Not seen[level, :, rows]: a number and a tensor among the indices would move the rows to the front.
@@ -91,6 +91,11 @@ def _stretches(pool: torch.Tensor, look: Look) -> torch.Tensor:
     return pool.as_strided(shape, strides, look.first * size)
 
 
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """What scores are kept in: float32, or what is more precise."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _flash(
     rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +105,7 @@ def _flash(
             rows, keys, values, attn_mask=mask, scale=scale
         )
         return out
-    scores = (rows @ keys.transpose(-1, -2)).float() * scale
+    scores = (rows @ keys.transpose(-1, -2)).to(_precise(rows.dtype)) * scale
     scores = scores if mask is None else scores + mask
     weight = scores.logsumexp(-1)
     return torch.exp(scores - weight[..., None]).to(values.dtype) @ values, weight
