@@ -81,14 +81,9 @@ class TransformersEngine:
         longest = self._longest()
         self._prompting = Prompting(self._config.model, longest, self._vocabulary())
         adapters = self._load_adapters(checkpoint_hash(path), device, longest)
-        chosen = machine.choose(
-            settings,
-            self._bytes_per_token(),
-            longest,
-            machine.free_memory(device),
-            device.type,
-            block_size(device, dtype),
-        )
+        free = int(self._share * machine.free_memory(device))
+        block = block_size(device, dtype)
+        chosen = machine.choose(settings, self._bytes_per_token(), longest, free, device.type, block)
         self._prompting.max_length = chosen.max_length
         self._served = [model.model_copy(update={"max_length": chosen.max_length}) for model in self._served]
         self.capacity = chosen.slots
