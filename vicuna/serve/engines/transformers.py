@@ -82,7 +82,7 @@ class TransformersEngine:
         self._prompting = Prompting(self._config.model, longest, self._vocabulary())
         adapters = self._load_adapters(checkpoint_hash(path), device, longest)
         free = int(self._share * machine.free_memory(device))
-        block = block_size(device, dtype)
+        block = block_size(device, self._model.dtype)
         chosen = machine.choose(settings, self._bytes_per_token(), longest, free, device.type, block)
         self._prompting.max_length = chosen.max_length
         self._served = [model.model_copy(update={"max_length": chosen.max_length}) for model in self._served]
@@ -91,7 +91,7 @@ class TransformersEngine:
         self._spelling = Spelling(self._prompting.tokenizer)
         self._make_machines(chosen, adapters)
         size = f"{self._model.num_parameters() / 1e6:.1f} million parameters, template {self._prompting.template.name}"
-        log.info("%s: %s, %s", self._served[0].name, size, chosen.describe(device, dtype))
+        log.info("%s: %s, %s", self._served[0].name, size, chosen.describe(device, self._model.dtype))
 
     def _make_machines(self, chosen: Any, adapters: Sequence[Any]) -> None:
         from vicuna.serve.engines.continuous.batcher import Batcher

@@ -98,7 +98,7 @@ class Batcher:
                 raise
             events, spans = self._shed(error), []
         self._leave(events)
-        self._note(time.monotonic() - began, spans)
+        self._note(time.monotonic() - began, spans, events)
         return events
 
     def clear(self) -> list[Seat]:
@@ -212,14 +212,36 @@ class Batcher:
     def _compute(self, spans: list[tuple[Seat, Span]]) -> list[Event]:
         spans.sort(key=_order)
         with torch.inference_mode():
-            batch = Ragged([span for _, span in spans], self._block, self.pools.tokens, self._device, self._dtype)
-            ready = [index for index, (seat, span) in enumerate(spans) if span.end == len(seat.ids)]
-            with self._switch.over(self._adapted(spans, batch.offsets)):
-                logits = self._forward(batch, batch.lasts(ready))
-            for seat, span in spans:
+            seats, logits = self._pass(spans)
+            broken = _broken(logits)
+            if any(broken) and len(spans) > 1:
+                seats, logits = self._apart(spans)
+                broken = _broken(logits)
+                if not any(broken):  # it came from what nobody uses now
+                    self.pools.wipe(self.cache.forget(), self._block)
+            events = self._choose(seats, logits, broken) if seats else []
+        lost = {seat for seat, item in events if isinstance(item, Fault)}
+        for seat, span in spans:
+            if seat not in lost:
                 seat.filled = span.end
                 self.cache.fill(span.chain, seat.ids, seat.filled)
-            return self._choose([spans[index][0] for index in ready], logits) if ready else []
+        return events
+
+    def _pass(self, spans: Sequence[tuple[Seat, Span]]) -> tuple[list[Seat], torch.Tensor]:
+        """The answers whose next token can be chosen now, and a row of logits for each."""
+        batch = Ragged([span for _, span in spans], self._block, self.pools.tokens, self._device, self._dtype)
+        ready = [index for index, (seat, span) in enumerate(spans) if span.end == len(seat.ids)]
+        with self._switch.over(self._adapted(spans, batch.offsets)):
+            return [spans[index][0] for index in ready], self._forward(batch, batch.lasts(ready))
+
+    def _apart(self, spans: Sequence[tuple[Seat, Span]]) -> tuple[list[Seat], torch.Tensor]:
+        """The same as `_pass`, one answer after the other.
+
+        Attention reads beyond the ends of answers that it joins. A mask hides what it finds there, unless that is not
+        a number: then everything is, and only this tells whose fault it was.
+        """
+        parts = [self._pass([each]) for each in spans]
+        return [seat for seats, _ in parts for seat in seats], torch.cat([logits for _, logits in parts])
 
     def _forward(self, batch: Ragged, rows: torch.Tensor) -> torch.Tensor:
         """(len(rows), vocabulary) logits of some rows of the batch, float32."""
@@ -242,12 +264,11 @@ class Batcher:
                 made.append((seat.adapter - 1, begin, offsets[index + 1]))
         return made
 
-    def _choose(self, seats: list[Seat], logits: torch.Tensor) -> list[Event]:
+    def _choose(self, seats: list[Seat], logits: torch.Tensor, broken: Sequence[bool]) -> list[Event]:
         wishing = [row for row, seat in enumerate(seats) if seat.wish is not None]
         said = logits[wishing]  # a copy: what the model says before anybody changes it
         for row, seat in enumerate(seats):
             seat.adjust(logits[row])
-        broken = (~torch.isfinite(logits.amax(-1))).tolist()
         tokens = choose(
             torch.nan_to_num(logits) if any(broken) else logits,
             [seat.sampling for seat in seats],
@@ -263,7 +284,7 @@ class Batcher:
         ]
 
     # ------------------------------------------------------------------------------------- what is told
-    def _note(self, seconds: float, spans: Sequence[tuple[Seat, Span]]) -> None:
+    def _note(self, seconds: float, spans: Sequence[tuple[Seat, Span]], events: Sequence[Event]) -> None:
         answers = sum(len(span.ids) == 1 for _, span in spans)
         prompt_tokens = sum(len(span.ids) for _, span in spans) - answers
         if spans:
@@ -271,7 +292,7 @@ class Batcher:
         self.last = Step(
             seconds=seconds,
             prompt_tokens=prompt_tokens,
-            answer_tokens=answers,
+            answer_tokens=sum(isinstance(item, Piece) for _, item in events),
             running=len(self.running),
             waiting=len(self.waiting),
             used=self.cache.used * self._block,
@@ -288,6 +309,12 @@ def _order(each: tuple[Seat, Span]) -> tuple[int, ...]:
     """An adapter's rows must lie together; those whose keys lie together in the cache had better do, too."""
     seat, span = each
     return seat.adapter, len(span.ids), span.chain.blocks[0], span.chain.blocks[-1]
+
+
+def _broken(logits: torch.Tensor) -> list[bool]:
+    """Which rows of logits tell nothing, because the model has computed something that is not a number."""
+    rows: list[bool] = (~torch.isfinite(logits.amax(-1))).tolist()
+    return rows
 
 
 def _is_memory(error: BaseException) -> bool:

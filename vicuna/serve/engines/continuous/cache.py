@@ -20,6 +20,12 @@ AHEAD = 256
 """Tokens for which room is claimed behind a growing chain, so that others begin elsewhere."""
 
 
+def _is_idle(entry: "tuple[int, int, Node]") -> bool:
+    """Whether the entry's node was not used since it was made."""
+    used_at, _, node = entry
+    return node.parent is not None and not node.users and not node.children and node.used_at == used_at
+
+
 def _even(blocks: int) -> int:
     """The next power of two: answers of about one length then lie at even distances, which attention makes use of."""
     return 1 << (blocks - 1).bit_length()
@@ -110,7 +116,7 @@ class Cache:
         Args:
             chain: its first `filled` tokens are computed.
             ids: its tokens.
-            filled: a multiple of the size of a block.
+            filled: how many are.
 
         Returns:
             How many of its tokens are computed now.
@@ -169,12 +175,13 @@ class Cache:
             chain.nodes.append(node)
 
     def next_block(self, chain: Chain, ids: Sequence[int], filled: int) -> object:
-        """What names the block that the chain is about to begin, the same for all that would compute the same; None
-        where it begins none that others could share."""
-        if not chain.shares or filled != len(chain.nodes) * self.size or len(ids) - filled <= self.size:
+        """What names the block that the chain's next token is in, the same for all that would compute the same; None
+        where others could not share it."""
+        start = len(chain.nodes) * self.size
+        if not chain.shares or filled // self.size != len(chain.nodes) or len(ids) - start <= self.size:
             return None
         node = chain.nodes[-1] if chain.nodes else chain.root
-        return id(node), tuple(ids[filled : filled + self.size])
+        return id(node), tuple(ids[start : start + self.size])
 
     def close(self, chain: Chain, *, keep: bool = True) -> list[int]:
         """The chain ends; its known blocks are kept, the others are free. Returns what is free now.
@@ -265,17 +272,27 @@ class Cache:
         return range(start, start + min(int(lengths[best]), wanted))
 
     # ------------------------------------------------------------------------------------- forgetting
+    def forget(self) -> list[int]:
+        """Keep nothing any more; returns all blocks that are free then."""
+        self._evict(self.kept)
+        free: list[int] = np.flatnonzero(self._state != TAKEN).tolist()
+        return free
+
     def _offer(self, node: Node) -> None:
-        if not node.children:
-            heapq.heappush(self._idle, (node.used_at, id(node), node))
+        if node.children:
+            return
+        if len(self._idle) > 4 * self.blocks:  # at most one entry for each block is not out of date
+            self._idle = [entry for entry in self._idle if _is_idle(entry)]
+            heapq.heapify(self._idle)
+        heapq.heappush(self._idle, (node.used_at, id(node), node))
 
     def _evict(self, count: int) -> None:
         """Free so many kept blocks, leaves that were used longest ago first."""
         while count and self._idle:
-            used_at, _, node = heapq.heappop(self._idle)
-            if node.users or node.children or node.used_at != used_at or node.parent is None:
+            entry = heapq.heappop(self._idle)
+            node, parent = entry[-1], entry[-1].parent
+            if parent is None or not _is_idle(entry):
                 continue
-            parent = node.parent
             self._forget(node)
             count -= 1
             if parent.users == 0 and parent.parent is not None:
