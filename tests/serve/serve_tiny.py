@@ -26,18 +26,12 @@ def tokenizer() -> Any:
 
 
 def model(kind: str = "llama", vocabulary: int = 400, seed: int = 0, context: int = 512) -> Any:
-    """A tiny model with random weights, in float64 so that equal computations do not differ in an argmax."""
+    """A tiny model with random weights, in float64 so that equal computations do not differ in an argmax.
+
+    Windows are shorter than most prompts of the tests.
+    """
     import torch
-    from transformers import (
-        GPTNeoXConfig,
-        GPTNeoXForCausalLM,
-        LlamaConfig,
-        LlamaForCausalLM,
-        MistralConfig,
-        MistralForCausalLM,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-    )
+    import transformers
 
     torch.manual_seed(seed)
     shape = {
@@ -53,14 +47,17 @@ def model(kind: str = "llama", vocabulary: int = 400, seed: int = 0, context: in
         "initializer_range": 0.5,
     }
     grouped = shape | {"num_key_value_heads": 2}
-    if kind == "llama":
-        made: Any = LlamaForCausalLM(LlamaConfig(**grouped))
-    elif kind == "mistral":
-        made = MistralForCausalLM(MistralConfig(**grouped, sliding_window=16))
-    elif kind == "qwen2":
-        made = Qwen2ForCausalLM(Qwen2Config(**grouped, use_sliding_window=True, sliding_window=12, max_window_layers=1))
-    else:
-        made = GPTNeoXForCausalLM(GPTNeoXConfig(**shape))
+    name, settings = {
+        "llama": ("Llama", grouped),
+        "mistral": ("Mistral", grouped | {"sliding_window": 16}),
+        "qwen2": ("Qwen2", grouped | {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}),
+        "qwen3": ("Qwen3", grouped | {"head_dim": 16}),
+        "neox": ("GPTNeoX", shape),
+        "gemma2": ("Gemma2", grouped | {"head_dim": 8}),
+        "gpt_oss": ("GptOss", grouped | {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
+        "mamba": ("Mamba", {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+    }[kind]
+    made: Any = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**settings))
     return made.double().eval()
 
 

@@ -1,4 +1,4 @@
-"""The cache's books: whatever chains do, no block is lost, none is written to by two, and what is shared is the same."""
+"""The cache's books: no block is ever lost or written to by two, and what is shared is the same."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from serve_stack import Command, Site, site, until
 from serve_tiny import checkpoint, model
 
+from tests.adapters_kit import adapted, store
 from vicuna.config import ModelConfig
 from vicuna.conversation import Message
-from vicuna.errors import ConfigError
-from vicuna.serve.config import EngineConfig, WorkerConfig
-from vicuna.serve.engines.transformers import TransformersEngine, choose_device
+from vicuna.errors import InputError
+from vicuna.serve.config import AdapterConfig, EngineConfig, WorkerConfig
+from vicuna.serve.engines import Piece, Step
+from vicuna.serve.engines.transformers import TransformersEngine
 from vicuna.serve.faults import Fault
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, Turn
 
@@ -147,7 +150,7 @@ def test_a_template_that_cannot_say_the_messages_is_a_400(api: Site) -> None:
     assert "system message" in reply.json()["error"]["message"]
 
 
-def test_many_clients_that_leave_free_every_row(api: Site) -> None:
+def test_many_clients_that_leave_free_every_block(api: Site) -> None:
     async def one(client: httpx.AsyncClient, index: int) -> None:
         try:
             async with asyncio.timeout(0.02 * (index % 9)):
@@ -161,8 +164,8 @@ def test_many_clients_that_leave_free_every_row(api: Site) -> None:
 
     asyncio.run(all_of_them())
     until(lambda: api.fleet()["in_flight"] == 0, "all slots to be free")
-    idle = {"running": 0.0, "batch": 0.0, "waiting": 0.0}
-    until(lambda: api.fleet()["workers"][0]["load"] == idle, "all rows to be free")
+    busy = ("running", "batch", "waiting", "cache_used")
+    until(lambda: not any(api.fleet()["workers"][0]["load"][name] for name in busy), "all memory to be free")
 
 
 @pytest.mark.parametrize(
@@ -245,52 +248,205 @@ def test_settings_that_are_null_take_nobody_down(api: Site) -> None:
 
 
 # ------------------------------------------------------------------------------------------- the engine by itself
-def config(folder: Path, **engine: Any) -> WorkerConfig:
+def config(folder: Path, adapters: tuple[AdapterConfig, ...] = (), **engine: Any) -> WorkerConfig:
     model = ModelConfig(path=str(folder), template=TEMPLATE)
-    return WorkerConfig(model=model, engine=EngineConfig(threads=1, **engine))
+    return WorkerConfig(model=model, adapters=adapters, engine=EngineConfig(threads=1, **engine))
+
+
+@asynccontextmanager
+async def running(settings: WorkerConfig) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(settings)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def answer(engine: TransformersEngine, job: Job) -> list[Piece]:
+    """Its pieces after the first, which has the prompt's size."""
+    return [piece async for piece in engine.generate(job)][1:]
+
+
+def ids_of(pieces: list[Piece]) -> list[int]:
+    return [token for piece in pieces for token in piece.ids]
+
+
+def job(tokens: Sequence[int], count: int, name: str = "tiny", **sampling: Any) -> Job:
+    """A greedy answer of so many tokens."""
+    settings = Sampling(**{"temperature": 0.0, "max_tokens": count, "ignore_eos": True} | sampling)
+    return Job(id="1", model=name, tokens=tuple(tokens), sampling=settings)
 
 
 def test_a_continued_job_goes_on_with_the_same_tokens_and_text(folder: Path) -> None:
     async def check() -> None:
-        engine = TransformersEngine(config(folder))
-        await engine.start()
-        try:
-            job = Job(
+        async with running(config(folder)) as engine:
+            whole = Job(
                 id="1",
                 model="tiny",
                 messages=(Turn(role="user", content="hi"),),
                 sampling=Sampling(temperature=1.0, seed=3, max_tokens=30, ignore_eos=True),
             )
-            pieces = [piece async for piece in engine.generate(job)][1:]
-            ids = [each for piece in pieces for each in piece.ids]
+            pieces = await answer(engine, whole)
+            ids = ids_of(pieces)
             text = "".join(piece.text for piece in pieces)
             for cut in (1, 7, 29):
                 shown = "".join(piece.text for piece in pieces[:cut])
-                part = job.model_copy(update={"emitted": tuple(ids[:cut]), "shown": shown})
-                rest = [piece async for piece in engine.generate(part)][1:]
-                assert ids[:cut] + [each for piece in rest for each in piece.ids] == ids
+                rest = await answer(engine, whole.model_copy(update={"emitted": tuple(ids[:cut]), "shown": shown}))
+                assert ids[:cut] + ids_of(rest) == ids
                 assert shown + "".join(piece.text for piece in rest) == text
                 assert rest[-1].finish == "length"
-        finally:
-            await engine.close()
+
+    asyncio.run(check())
+
+
+def test_the_next_turn_of_a_conversation_is_computed_from_where_the_last_one_ended(folder: Path) -> None:
+    async def turns(engine: TransformersEngine) -> list[list[int]]:
+        said = list(range(5, 45))
+        answers = []
+        for more in ([7, 8, 9], [11] * 20, [3]):
+            said += more
+            answers.append(ids_of(await answer(engine, job(said, 12))))
+            said += answers[-1]
+        return answers
+
+    async def check() -> None:
+        async with running(config(folder)) as engine, running(config(folder, prefix_cache=False)) as forgetful:
+            steps: list[Step] = []
+            engine.observe(steps.append)
+            before = engine.load()
+            assert await turns(engine) == await turns(forgetful)
+            load = engine.load()
+            found = load["prefix_found"] - before["prefix_found"]
+            assert load["prefix_looked_up"] - before["prefix_looked_up"] == 43 + (43 + 12 + 20) + (43 + 12 + 20 + 13)
+            assert found == sum(step.found for step in steps) == 48 + 80
+            assert load["cache_used"] == 0
+            assert 0 < load["cache_kept"] <= load["cache_room"]
+            assert forgetful.load()["prefix_found"] == forgetful.load()["cache_kept"] == 0
+
+    asyncio.run(check())
+
+
+def test_adapters_are_models_of_their_own_names_beside_the_base_model(folder: Path, tmp_path: Path) -> None:
+    from vicuna.models.load import load_model
+
+    base = load_model(folder, torch.float32, "cpu")
+    for number in range(2):
+        store(base, tmp_path / f"tuned-{number}", seed=number)
+    settings = config(folder, tuple(AdapterConfig(path=str(tmp_path / f"tuned-{number}")) for number in range(2)))
+    prompt = list(range(5, 45))
+
+    def truth(net: Any) -> list[int]:
+        ids = torch.tensor([prompt])
+        out = net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), min_new_tokens=12, max_new_tokens=12,
+                           do_sample=False)  # fmt: skip
+        return list(out[0, len(prompt) :].tolist())
+
+    async def check() -> None:
+        async with running(settings) as engine:
+            names = ["tiny", "tuned-0", "tuned-1"]
+            assert [model.name for model in engine.models()] == names
+            assert len({model.checkpoint_hash for model in engine.models()}) == 3
+            assert ["embeddings" in model.features for model in engine.models()] == [True, False, False]
+            expected = [truth(net) for net in (base, adapted(base, 0), adapted(base, 1))]
+            assert expected[0] != expected[1] != expected[2]
+            for _ in range(2):  # the second time from the prefix cache
+                jobs = [job(prompt, 12, name) for name in names]
+                answers = await asyncio.gather(*(answer(engine, each) for each in jobs))
+                assert [ids_of(pieces) for pieces in answers] == expected
+
+    asyncio.run(check())
+
+
+def test_each_step_is_told_in_the_event_loops_thread(folder: Path) -> None:
+    steps: list[tuple[Step, threading.Thread]] = []
+
+    async def check() -> None:
+        async with running(config(folder, slots=2)) as engine:
+            engine.observe(lambda step: steps.append((step, threading.current_thread())))
+            await asyncio.gather(*(answer(engine, job([5 + number, 6], 10)) for number in range(5)))
+
+    asyncio.run(check())
+    assert {thread for _, thread in steps} == {threading.current_thread()}
+    assert sum(step.answer_tokens for step, _ in steps) == 50
+    assert max(step.running for step, _ in steps) == 2
+    assert max(step.waiting for step, _ in steps) >= 1
+    assert sum(len(step.queued) for step, _ in steps) == 5
+
+
+@pytest.mark.parametrize("prefill", [0, 64])
+def test_nobody_stalls_while_a_prompt_of_2000_tokens_is_computed(tmp_path: Path, prefill: int) -> None:
+    folder = checkpoint(tmp_path / "tiny", context=2300)
+
+    async def check() -> None:
+        async with running(config(folder, prefill=prefill)) as engine:
+            steps: list[Step] = []
+            streams = [asyncio.ensure_future(answer(engine, job([5 + number, 6], 2000))) for number in range(4)]
+            while engine.load()["batch"] < 4:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            engine.observe(steps.append)
+            await answer(engine, job([2 + (7 * place) % 397 for place in range(2000)], 3))
+            assert not any(stream.done() for stream in streams)
+            for stream in streams:
+                stream.cancel()
+            await asyncio.wait(streams)
+            during = [step for step in steps if step.prompt_tokens]
+            assert sum(step.prompt_tokens for step in during) == 2000
+            assert all(step.answer_tokens >= 4 for step in during)  # each of the others in every step
+            assert len(during) >= (2000 // 64 if prefill else 2)
+            assert all(step.prompt_tokens <= 64 for step in during if prefill)
+
+    asyncio.run(check())
+
+
+def test_an_overlong_prompt_and_an_unknown_token_are_refused_with_both_numbers(folder: Path) -> None:
+    async def check() -> None:
+        async with running(config(folder)) as engine:
+            for tokens, says in (([5] * CONTEXT, f"{CONTEXT} tokens"), ([5, 99999], "no token 99999")):
+                with pytest.raises(Fault, match=says) as caught:
+                    await answer(engine, job(tokens, 3))
+                assert caught.value.status == 400
+            assert len(ids_of(await answer(engine, job([5] * (CONTEXT - 1), 3)))) == 1
+            with pytest.raises(Fault, match=f"{CONTEXT + 1} tokens"):
+                await engine.embed(EmbedJob(id="e", model="tiny", tokens=((5,) * (CONTEXT + 1),)))
 
     asyncio.run(check())
 
 
 def test_a_step_that_fails_ends_its_answers_with_an_error_and_the_engine_goes_on(folder: Path) -> None:
     async def check() -> None:
-        engine = TransformersEngine(config(folder))
-        await engine.start()
-        try:
-            job = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(temperature=0, max_tokens=3))
-            engine._model.forward = _out_of_memory
-            with pytest.raises(Fault, match="OutOfMemoryError"):
-                _ = [piece async for piece in engine.generate(job)]
+        async with running(config(folder)) as engine:
+            engine._model.forward = _broken
+            for each in await asyncio.gather(
+                *(answer(engine, job([5, 6], 3)) for _ in range(3)), return_exceptions=True
+            ):
+                assert isinstance(each, Fault)
+                assert (each.status, each.code) == (500, "engine_failed")
+                assert "ZeroDivisionError" in str(each)
             del engine._model.forward
-            assert [piece async for piece in engine.generate(job)][-1].finish is not None
+            assert (await answer(engine, job([5, 6], 3)))[-1].finish == "length"
             assert engine.trouble() is None
-        finally:
-            await engine.close()
+            assert engine.load()["cache_used"] == 0
+
+    asyncio.run(check())
+
+
+def _broken(*args: Any, **kwargs: Any) -> None:
+    raise ZeroDivisionError
+
+
+def test_out_of_memory_ends_the_one_answer_that_cannot_be_computed_and_the_engine_goes_on(folder: Path) -> None:
+    async def check() -> None:
+        async with running(config(folder)) as engine:
+            engine._model.forward = _out_of_memory
+            with pytest.raises(Fault, match="not enough memory") as caught:
+                await answer(engine, job([5, 6], 3))
+            assert (caught.value.status, caught.value.code) == (503, "out_of_memory")
+            del engine._model.forward
+            assert (await answer(engine, job([5, 6], 3)))[-1].finish == "length"
+            assert engine.trouble() is None
+            assert engine.load()["cache_used"] == 0
 
     asyncio.run(check())
 
@@ -304,31 +460,24 @@ def test_a_prompt_with_tokens_that_the_weights_lack_is_refused_and_the_batch_liv
     model(vocabulary=300).float().save_pretrained(folder)  # the tokenizer has more tokens than these weights
 
     async def check() -> None:
-        engine = TransformersEngine(config(folder))
-        await engine.start()
-        try:
-            good = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(temperature=0, max_tokens=3))
+        async with running(config(folder)) as engine:
             bad = Job(id="2", model="tiny", prompt="The quick brown fox", sampling=Sampling(max_tokens=3))
             with pytest.raises(Fault, match="the model has no token") as caught:
-                _ = [piece async for piece in engine.generate(bad)]
+                await answer(engine, bad)
             assert (caught.value.status, caught.value.param) == (400, "prompt")
-            assert [piece async for piece in engine.generate(good)][-1].finish is not None
-        finally:
-            await engine.close()
+            assert (await answer(engine, job([5, 6], 3)))[-1].finish is not None
 
     asyncio.run(check())
 
 
 def test_many_texts_hold_up_no_answer_for_more_than_a_step(folder: Path) -> None:
     async def check() -> None:
-        engine = TransformersEngine(config(folder))
-        await engine.start()
-        try:
+        async with running(config(folder)) as engine:
+            free = ids_of(await answer(engine, job([5, 6], 20)))
             texts = EmbedJob(id="e", model="tiny", tokens=((5, 6, 7, 8) * 10,) * 3000)
             vectors = asyncio.ensure_future(engine.embed(texts))
             await asyncio.sleep(0.05)
-            job = Job(id="1", model="tiny", tokens=(5, 6), sampling=Sampling(max_tokens=20, ignore_eos=True))
-            assert [piece async for piece in engine.generate(job)][-1].finish == "length"
+            assert ids_of(await answer(engine, job([5, 6], 20))) == free
             assert not vectors.done()
             assert len((await vectors).vectors) == 3000
             given_up = asyncio.ensure_future(engine.embed(texts))
@@ -336,8 +485,8 @@ def test_many_texts_hold_up_no_answer_for_more_than_a_step(folder: Path) -> None
             given_up.cancel()
             await asyncio.wait({given_up})
             assert engine._outlets == {}
-        finally:
-            await engine.close()
+            await answer(engine, job([5, 6], 5))
+            assert engine.load()["cache_used"] == 0
 
     asyncio.run(check())
 
@@ -353,8 +502,14 @@ def test_closing_ends_the_thread(folder: Path) -> None:
     assert "engine" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_device_or_dtype_that_is_not_there_is_a_wrong_setting() -> None:
-    with pytest.raises(ConfigError, match=r"engine\.device"):
-        choose_device(EngineConfig(device="warp"))
-    with pytest.raises(ConfigError, match=r"engine\.dtype"):
-        choose_device(EngineConfig(device="cpu", dtype="float3"))
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("gemma2", "soft-capped scores"), ("gpt_oss", "attention sinks"), ("mamba", "its attention is its own")],
+)
+def test_a_model_that_cannot_be_batched_is_refused_when_the_worker_starts(
+    tmp_path: Path, kind: str, reason: str
+) -> None:
+    folder = checkpoint(tmp_path / "tiny")
+    model(kind).float().save_pretrained(folder)
+    with pytest.raises(InputError, match=reason):
+        asyncio.run(TransformersEngine(config(folder)).start())

@@ -1,7 +1,7 @@
 """Engines side by side on one small model: what answers cost, how fast they come, and who waits for whom.
 
     .venv/bin/python scripts/bench/serve/engine.py --peers DIR --out engine.json --plot engine.png     (half an hour)
-    .venv/bin/python scripts/bench/serve/engine.py --peers DIR --quick                                 (2 minutes)
+    .venv/bin/python scripts/bench/serve/engine.py --peers DIR --quick                                 (3 minutes)
 
 DIR holds the environments that `scripts/bench/peers.py` makes; without it only ours and transformers in one process
 are measured. The model is made here (engine_model.py): all systems get the same weights, the same token ids, greedy
@@ -140,15 +140,23 @@ def tell(what: str, wrong: Sequence[str] = ()) -> None:
         print(f"  error ({wrong.count(each)} times): {each}", file=sys.stderr)
 
 
-def repetition(number: int, results: Results, options: argparse.Namespace, place: Place) -> None:
-    """Every system once."""
+def repetition(number: int, results: Results, options: argparse.Namespace, place: Place) -> list[str]:
+    """Every system once; returns what failed."""
+    failed = []
     for name in options.systems if number % 2 == 0 else options.systems[::-1]:
-        with SYSTEMS[name].start(place) as system:
-            asyncio.run(measured(name, number, system, results, options, place.prompts))
+        try:
+            with SYSTEMS[name].start(place) as system:
+                asyncio.run(measured(name, number, system, results, options, place.prompts))
+        except SystemExit as error:  # one system that fails must not cost half an hour of the others
+            if isinstance(error.code, int):
+                raise  # we were told to stop
+            failed.append(f"{name}, repetition {number + 1}: {error.code}")
+            tell(failed[-1])
+    return failed
 
 
-def main() -> None:
-    """Measure and show."""
+def main() -> int:
+    """Measure and show; 1 where a system failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="folder that peers.py made; without it, no FastChat, no other servers")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="all that can be had, if none is named")
@@ -161,7 +169,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few cells, once, to see that all works")
     options = parser.parse_args()
     if options.quick:
-        options.concurrency, options.repeats = [1, 16], 1
+        options.concurrency, options.repeats = [16], 1
         options.cells = [each for each in options.cells if each != "512"]
     options.systems = options.systems or [name for name, known in SYSTEMS.items() if options.peers or not known.peer]
     machine = measure.machine()
@@ -170,8 +178,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-engine-") as folder:
         make(Path(folder) / "lab")
         place = Place(Path(folder) / "lab", Prompts(Path(folder) / "lab"), options.peers, options.flags.split())
+        failed: list[str] = []
         for number in range(options.repeats):
-            repetition(number, results, options, place)
+            failed += repetition(number, results, options, place)
             rows = [asdict(row) for row in results.rows]
             stalls = [asdict(row) for row in results.stalls]
             measure.save(options.out, {"machine": machine, "rows": rows, "stalls": stalls})
@@ -180,7 +189,9 @@ def main() -> None:
     print(bar_table(list(bars(results))))
     if options.plot:
         plot(results, options.plot)
+    print(*failed, sep="\n", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,5 @@
-"""transformers in one process, without a server, as a system to compare with. Not run by hand: engine.py does.
+"""transformers in one process, without a server, as a system to compare with. Not run by hand: engine.py does, and
+engine_gpu.py takes its ways.
 
     python engine_floor.py MODEL --way generate
 
@@ -31,8 +32,10 @@ class Clock(StoppingCriteria):  # type: ignore[misc]
         self.times: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if input_ids.is_cuda:
+            torch.cuda.synchronize()  # `generate` would do it next
         self.times.append(time.monotonic())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def generate(model: Any) -> Iterator[Way]:
     """All prompts, which are equally long, as one batch that nobody joins or leaves."""
 
     def way(prompts: Ids, tokens: int) -> tuple[Ids, list[list[float]]]:
-        ids, clock = torch.tensor(prompts), Clock()
+        ids, clock = torch.tensor(prompts, device=model.device), Clock()
         mask = torch.ones_like(ids)
         out = model.generate(
             ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, stopping_criteria=[clock]
@@ -53,9 +56,11 @@ def generate(model: Any) -> Iterator[Way]:
 
 @contextmanager
 def continuous(model: Any) -> Iterator[Way]:
-    """transformers' own continuous batching, with the cache and the steps that its server gets in engine.py."""
+    """transformers' own continuous batching; on a CPU with the cache and the steps that its server gets in engine.py,
+    on a GPU with what it chooses."""
     settings = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
-    batching = ContinuousBatchingConfig(num_blocks=128, max_batch_tokens=2048)
+    limits = {"num_blocks": 128, "max_batch_tokens": 2048} if model.device.type == "cpu" else {}
+    batching = ContinuousBatchingConfig(**limits)
     with model.continuous_batching_context_manager(
         generation_config=settings, continuous_batching_config=batching
     ) as manager:

@@ -99,7 +99,8 @@ class Results:
         return sum(a == b for a, b in pairs), len(pairs)
 
     def systems(self) -> list[str]:
-        return [name for name in SYSTEMS if any(row.system == name for row in (*self.rows, *self.stalls))]
+        seen = {row.system for row in self.rows} | {row.system for row in self.stalls}
+        return [name for name in SYSTEMS if name in seen]
 
     def concurrencies(self) -> list[int]:
         return sorted({row.concurrency for row in self.rows})
@@ -209,6 +210,8 @@ def plot(results: Results, path: str) -> None:
     from matplotlib import pyplot
 
     lengths = [cell for cell in LENGTHS if any(row.cell == cell for row in results.rows)]
+    if not lengths:
+        return
     figure, axes = pyplot.subplots(1, len(lengths), figsize=(5.2 * len(lengths), 4.2), squeeze=False)
     for cell, axis in zip(lengths, axes[0], strict=True):
         for name in results.systems():

@@ -102,17 +102,17 @@ class Stack:
         """
         process = self.processes[name]
         found = until(lambda: condition() or process.poll() is not None, f"{name}\n{self.log(name)[-2000:]}")
-        self.check()
+        self.check(name)
         return found
 
-    def check(self) -> None:
-        """See that all processes live.
+    def check(self, *names: str) -> None:
+        """See that these processes live; all of them if none is named.
 
         Raises:
             SystemExit: one has ended.
         """
-        for name, process in self.processes.items():
-            if process.poll() is not None:
+        for name in names or self.processes:
+            if self.processes[name].poll() is not None:
                 sys.exit(f"error: {name} ended:\n{self.log(name)[-3000:]}")
 
     def log(self, name: str) -> str:

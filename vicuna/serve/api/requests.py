@@ -85,7 +85,7 @@ class _AnswerRequest(_Request):
     n: Annotated[int, Field(ge=1, le=128), NullIsDefault] = 1
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256, fail_fast=True)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     max_tokens: Count | None = None
     temperature: Annotated[Finite, Field(ge=0, le=10), NullIsDefault] = 1.0
     top_p: Annotated[Finite, Field(gt=0, le=1), NullIsDefault] = 1.0

@@ -12,8 +12,6 @@ from vicuna.serve.protocol import Job
 
 WIDE = 64
 """Characters that a token may always be thought to have."""
-CONTEXT = 8
-"""Tokens of the prompt's end that are decoded together with the answer's first ones."""
 
 
 class Prompting:
@@ -98,7 +96,7 @@ class Prompting:
         """What turns the ids of this job's answer into text; the ids so far are still to be pushed."""
         chat = job.messages is not None
         return AnswerText(
-            self._detokenizing.begin(prompt[-CONTEXT:]),
+            self._detokenizing.begin(prompt),
             [*job.sampling.stop, *(self.template.stop_strings if chat else ())],
             self._lead if chat else "",
             len(job.shown),
@@ -112,7 +110,9 @@ class Prompting:
         """
         highest = max(tokens, default=0)
         if highest >= self._vocabulary:
-            raise faults.invalid(f"the model has no token {highest}", param=field)
+            raise faults.invalid(
+                f"{field}: the model has no token {highest}; its ids end at {self._vocabulary - 1}", param=field
+            )
 
     def _refuse_hopeless(self, characters: int, field: str) -> None:
         """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""

@@ -45,9 +45,10 @@ class Pools:
 
     def wipe(self, blocks: Iterable[int], size: int) -> None:
         """Set blocks of so many tokens to zero."""
-        for block in blocks:
-            for pool in self._layers.values():
-                pool.wipe(block * size, size)
+        with torch.inference_mode():  # in which the tensors were made
+            for block in blocks:
+                for pool in self._layers.values():
+                    pool.wipe(block * size, size)
 
     @property
     def bytes_per_token(self) -> int:

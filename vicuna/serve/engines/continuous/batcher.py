@@ -72,8 +72,9 @@ class Batcher:
         self._device, self._dtype = model.device, model.dtype
         self._switch = lora.install(model, adapters)
         self._pace = Pace(slots, prefill)
-        self._joined: list[tuple[Seat, int, float]] = []
-        self._put_back = 0
+        self._joined: list[tuple[int, float]] = []
+        """Of the answers that joined in this step, tokens and seconds of waiting."""
+        self._found = self._put_back = 0
 
     def add(self, seat: Seat) -> None:
         """Queue an answer; it joins the batch at the next step with room."""
@@ -87,7 +88,7 @@ class Batcher:
     def step(self) -> list[Event]:
         """Compute; the events are new pieces and failures, in no particular order between answers."""
         began = time.monotonic()
-        self._joined, self._put_back = [], 0
+        self._joined, self._found, self._put_back = [], 0, 0
         self._leave()
         self._join()
         spans = self._spans()
@@ -147,7 +148,8 @@ class Batcher:
                 return
             seat.chain, seat.filled = chain, found
             self.running.append(self.waiting.popleft())
-            self._joined.append((seat, found, time.monotonic() - seat.since))
+            self._joined.append((len(seat.ids), time.monotonic() - seat.since))
+            self._found += found
 
     def _make_room(self, seat: Seat) -> bool:
         """Room for the next token of an answer under way; False: it is the answer itself that has to wait."""
@@ -185,28 +187,27 @@ class Batcher:
             if self._make_room(seat) and seat.chain is not None:
                 made.append((seat, Span(seat.ids[-1:], seat.filled, seat.chain)))
         made = [(seat, span) for seat, span in made if seat.chain is not None]  # some may have been put back since
-        made += self._prompts(self._pace.budget(len(made)))
-        return made
+        return made + self._prompts(len(made))
 
-    def _prompts(self, budget: int) -> list[tuple[Seat, Span]]:
-        """Pieces of prompts; the shortest first, each at most its even share of what is left."""
+    def _prompts(self, answers: int) -> list[tuple[Seat, Span]]:
+        """Pieces of prompts: half of the step for the one that came first, the rest for the shortest."""
         seats: list[tuple[Seat, Chain]] = []
         begun: set[object] = set()
         for seat in self.running:
             if seat.missing > 1 and seat.chain is not None:
-                seat.filled = self.cache.adopt(seat.chain, seat.ids, seat.filled)
+                before, seat.filled = seat.filled, self.cache.adopt(seat.chain, seat.ids, seat.filled)
+                self._found += seat.filled - before
                 block = self.cache.next_block(seat.chain, seat.ids, seat.filled)
                 if block is None or block not in begun:  # else another computes it now, and it is there for all then
                     begun.add(block)
                     seats.append((seat, seat.chain))
-        seats.sort(key=lambda each: each[0].missing)
-        made: list[tuple[Seat, Span]] = []
-        for place, (seat, chain) in enumerate(seats):
-            count = min(seat.missing, budget // (len(seats) - place))
-            if count:
-                budget -= count
-                made.append((seat, Span(seat.ids[seat.filled : seat.filled + count], seat.filled, chain)))
-        return made
+        budget = self._pace.budget(answers, len(seats))
+        counts = _shares([seat.missing for seat, _ in seats], budget)
+        return [
+            (seat, Span(seat.ids[seat.filled : seat.filled + count], seat.filled, chain))
+            for (seat, chain), count in zip(seats, counts, strict=True)
+            if count
+        ]
 
     # ------------------------------------------------------------------------------------- the forward pass
     def _compute(self, spans: list[tuple[Seat, Span]]) -> list[Event]:
@@ -298,11 +299,27 @@ class Batcher:
             used=self.cache.used * self._block,
             kept=self.cache.kept * self._block,
             room=self.cache.blocks * self._block,
-            looked_up=sum(len(seat.ids) for seat, _, _ in self._joined),
-            found=sum(found for _, found, _ in self._joined),
-            queued=tuple(waited for _, _, waited in self._joined),
+            looked_up=sum(tokens for tokens, _ in self._joined),
+            found=self._found,
+            queued=tuple(waited for _, waited in self._joined),
             put_back=self._put_back,
         )
+
+
+def _shares(missing: Sequence[int], budget: int) -> list[int]:
+    """How many tokens of each prompt are computed, given what each lacks, first come first.
+
+    The shortest first is what makes the wait short on the whole, and half for the first lets none wait for ever.
+    """
+    shares = [0] * len(missing)
+    if missing:
+        shares[0] = min(missing[0], -(-budget // 2))
+    left = budget - sum(shares)
+    for index in sorted(range(len(missing)), key=lambda index: missing[index] - shares[index]):
+        more = min(missing[index] - shares[index], left)
+        shares[index] += more
+        left -= more
+    return shares
 
 
 def _order(each: tuple[Seat, Span]) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from vicuna.serve import faults
 from vicuna.serve.engines.continuous.attention import Pools
 from vicuna.serve.engines.continuous.cache import Cache, Chain
 from vicuna.serve.engines.continuous.ragged import Ragged, Span
+from vicuna.serve.faults import Fault
 
 STEP_TOKENS = 512
 """Most tokens of one step."""
@@ -38,6 +40,8 @@ class Texts:
         self.ids = ids
         self.texts: list[_Text] = []
         self.vectors: list[list[float]] = []
+        self.fault: Fault | None = None
+        """Why there are no vectors."""
         self.aborted = False
 
     @property
@@ -78,8 +82,9 @@ class Embedder:
             self._close(texts)
         return lost
 
-    def step(self) -> list[tuple[Texts, list[list[float]]]]:
-        """Compute a little for one request; those that wait take turns. The result has the request if it is done."""
+    def step(self) -> list[tuple[Texts, list[list[float]] | Fault]]:
+        """Compute a little for one request; those that wait take turns. The result has the request if it is done or
+        has failed."""
         for texts in self._waiting:
             if texts.aborted:
                 self._close(texts)
@@ -91,10 +96,11 @@ class Embedder:
         if pieces:
             self._compute(texts, pieces)
         self._waiting.rotate(-1)
-        if not texts.done:
+        if not texts.done and texts.fault is None:
             return []
         self._waiting.remove(texts)
-        return [(texts, texts.vectors)]
+        self._close(texts)
+        return [(texts, texts.fault or texts.vectors)]
 
     def _pieces(self, texts: Texts) -> list[tuple[_Text, Span]]:
         """The next tokens, as many as fit into one step; none while answers need all of the cache."""
@@ -125,7 +131,10 @@ class Embedder:
                 if text.filled == len(text.ids):
                     # Dividing by the number of tokens first would change nothing.
                     texts.vectors.append(torch.nn.functional.normalize(text.total, dim=0).tolist())
-                    self._cache.close(text.chain)
+                    freed = self._cache.close(text.chain)
+                    if not bool(torch.isfinite(text.total).all()):
+                        self._pools.wipe(freed, self._cache.size)
+                        texts.fault = faults.server_error("the model computed no number", code="engine_failed")
 
     def _close(self, texts: Texts) -> None:
         for text in texts.texts:

@@ -5,7 +5,7 @@ MOST = 2048
 LEAST = 16
 """So that every prompt gets on."""
 STRETCH = 3.0
-"""How many times as long as a step without prompts one with them may take."""
+"""How many times as long as a step without prompts one with them may take, where not more wait than are under way."""
 MEMORY = 0.8
 """Share of the former estimate in the next one."""
 GOOD = 256
@@ -26,29 +26,41 @@ class Pace:
         self._all_slots = slots
         self._fixed = fixed
         self._most = self._all = fixed or MOST
-        self._plain: float | None = None
+        self._plain: dict[int, float] = {}  # by the number of binary digits of the answers
         self._each: float | None = None
         self._good = 0
 
-    def budget(self, answers: int) -> int:
-        """Prompt tokens that the next step may compute beside so many answers under way."""
-        if self._fixed or not answers or self._plain is None or self._each is None:
+    def budget(self, answers: int, prompts: int) -> int:
+        """Prompt tokens that the next step may compute.
+
+        Args:
+            answers: answers under way, which get their next token the later for it.
+            prompts: prompts that wait for their first one; where they are more, they count for more.
+        """
+        if self._fixed or not answers or not self._plain or self._each is None:
             return self._most
-        return max(LEAST, min(self._most, int((STRETCH - 1) * self._plain / max(self._each, 1e-9))))
+        seconds = (STRETCH - 1) * self._without_prompts(answers) * max(1.0, prompts / answers)
+        return max(LEAST, min(self._most, int(seconds / max(self._each, 1e-9))))
 
     def learn(self, seconds: float, prompt_tokens: int, answers: int) -> None:
         """A step took so long."""
         if not prompt_tokens:
-            self._plain = _mixed(self._plain, seconds)
+            size = answers.bit_length()
+            self._plain[size] = _mixed(self._plain.get(size), seconds)
         elif not answers:
             self._each = _mixed(self._each, seconds / prompt_tokens)
-        elif self._plain is not None:
-            self._each = _mixed(self._each, max(seconds - self._plain, 0.0) / prompt_tokens)
+        elif self._plain:
+            self._each = _mixed(self._each, max(seconds - self._without_prompts(answers), 0.0) / prompt_tokens)
         self._good += 1
         if self._good >= GOOD:
             self._good = 0
             self.slots = min(self._all_slots, 2 * self.slots)
             self._most = min(self._all, 2 * self._most)
+
+    def _without_prompts(self, answers: int) -> float:
+        """Seconds of a step with about so many answers alone, as far as there was one."""
+        size = answers.bit_length()
+        return self._plain[min(self._plain, key=lambda known: abs(known - size))]
 
     def shed(self, answers: int) -> bool:
         """Memory was short with so many answers: less from now on. False: it cannot be less."""
