@@ -16,7 +16,8 @@ from typing import Any
 from vicuna.serve.engines import Step
 from vicuna.serve.engines.continuous.batcher import Batcher
 from vicuna.serve.engines.continuous.seats import Seat
-from vicuna.serve.engines.text import AnswerText, Detokenizer
+from vicuna.serve.engines.detokenize import Window
+from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.protocol import Sampling
 
 BLOCK = 16
@@ -127,7 +128,7 @@ def model() -> Any:
 def sit(lane: Lane, recording: Recording) -> Seat:
     """The answer as the engine gets it."""
     prompt = lane.prompt(recording)
-    text = AnswerText(Detokenizer(lambda ids: "x" * len(ids)), [], "")
+    text = AnswerText(Window(lambda ids: "x" * len(ids)), [], "")
     return Seat(prompt, (), Sampling(temperature=0), len(prompt) + lane.tokens, frozenset(), text)
 
 

@@ -63,6 +63,7 @@ def run(
 ) -> dict[Seat, list[Piece]]:
     """Step until nothing is left; seats arrive, and are aborted by their place in `arrivals`, at given steps."""
     answers: dict[Seat, list[Piece]] = {each: [] for _, each in arrivals}
+    assert all(each.limit <= batcher.max_length for _, each in arrivals)
     coming = sorted(arrivals, key=lambda each: each[0])
     number = 0
     while coming or batcher.busy:

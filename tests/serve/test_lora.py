@@ -18,7 +18,8 @@ from vicuna.serve.engines import Piece
 from vicuna.serve.engines.continuous.batcher import Batcher
 from vicuna.serve.engines.continuous.lora import install
 from vicuna.serve.engines.continuous.seats import Seat
-from vicuna.serve.engines.text import AnswerText, Detokenizer
+from vicuna.serve.engines.detokenize import Window
+from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.protocol import Sampling
 
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
@@ -130,7 +131,7 @@ def generated(net: Any, prompt: list[int], tokens: int) -> list[int]:
 def answered(batcher: Batcher, asked: list[tuple[int, list[int], int]], seats: list[Seat]) -> list[list[int]]:
     """What the batcher answers when all ask at once."""
     for number, prompt, tokens in asked:
-        text = AnswerText(Detokenizer(lambda ids: words().decode(ids), prompt[-4:]), (), "")
+        text = AnswerText(Window(lambda ids: words().decode(ids), prompt=prompt[-4:]), (), "")
         sampling = Sampling(temperature=0)
         seats.append(Seat(prompt, (), sampling, len(prompt) + tokens, frozenset([1]), text, adapter=number))
         batcher.add(seats[-1])

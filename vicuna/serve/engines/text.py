@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 from vicuna.serve.engines.detokenize import Stream
-from vicuna.serve.engines.detokenize import Window as Detokenizer  # noqa: F401
 
 
 class StopScanner:

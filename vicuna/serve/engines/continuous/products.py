@@ -22,15 +22,22 @@ WORTH = 1.15
 class PackedLinear(nn.Module):
     """A linear layer whose weight is laid out for oneDNN; it computes what `nn.Linear` does."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """`linear`: float32, on a CPU."""
+    def __init__(self, linear: nn.Linear, keep: bool) -> None:
+        """
+        Args:
+            linear: float32, on a CPU.
+            keep: keep the weight as it is too, for single rows: oneDNN begins slowly, which small layers feel.
+        """
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
+        self.weight = linear.weight if keep else None
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
+        if self.weight is not None and rows.numel() == self.in_features:
+            return nn.functional.linear(rows, self.weight, self.bias)
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
         return out
 
@@ -42,18 +49,23 @@ def speed_up(model: Any) -> float:
         model: on any device; only float32 layers on a CPU are touched. LoRA adapters must be loaded before.
 
     Returns:
-        How many times as fast the products are for it; 1.0 where everything stays as it is.
+        How many times as fast the largest product is for it; 1.0 where everything stays as it is.
     """
     found = [(name, each) for name, each in model.named_modules() if _suits(each)]
     if not found or not torch.backends.mkldnn.is_available():
         return 1.0
+    largest = max((each for _, each in found), key=lambda linear: linear.weight.numel())
+    keep: dict[torch.Size, bool] = {}
     with torch.inference_mode():
-        gain = _gain(max((each for _, each in found), key=lambda linear: linear.weight.numel()))
-    if gain < WORTH:
-        return 1.0
-    for name, linear in found:
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, PackedLinear(linear))
+        gain = _gain(largest, ROWS)
+        if gain < WORTH:
+            return 1.0
+        for name, linear in found:
+            shape = linear.weight.shape
+            if shape not in keep:
+                keep[shape] = _gain(linear, 1) < 1
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, PackedLinear(linear, keep[shape]))
     return gain
 
 
@@ -62,9 +74,10 @@ def _suits(module: nn.Module) -> bool:
     return type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"
 
 
-def _gain(linear: nn.Linear) -> float:
-    rows = torch.randn(ROWS, linear.in_features)
-    packed = PackedLinear(linear)
+def _gain(linear: nn.Linear, count: int) -> float:
+    """How many times as fast oneDNN multiplies so many rows."""
+    rows = torch.randn(count, linear.in_features)
+    packed = PackedLinear(linear, keep=False)
     return _seconds(lambda: linear(rows)) / _seconds(lambda: packed(rows))
 
 
