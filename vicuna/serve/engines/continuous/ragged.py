@@ -16,6 +16,8 @@ from vicuna.serve.engines.continuous.cache import Chain
 
 SHARED = 64
 """Tokens that answers must have in common for their attention to them to be computed together."""
+TILE = 128
+"""Rows of a prompt that look together: the first of more would look in vain at what is there for the last."""
 PADDED = 1.5
 """How many times their own tokens answers may look at together, the shorter ones in vain, to be computed in one go."""
 
@@ -161,12 +163,14 @@ class Ragged:
                     done[index] = count
         depth = len(rounds)
         for index, span in enumerate(self.spans):
-            rows = slice(self.offsets[index], self.offsets[index + 1])
-            begin = max(done[index], 0 if window is None else span.start + 1 - window)
-            runs = _runs(span.chain, self.block, begin, span.end)
-            for level, (place, first, size) in enumerate(runs, depth if done[index] else 0):
-                mask = self._mask(span, place, size, window)
-                _at(rounds, level).append(Look(rows, len(span.ids), first, size, mask))
+            for start in range(span.start, span.end, TILE):
+                end = min(start + TILE, span.end)
+                row = self.offsets[index] + start - span.start
+                begin = max(done[index], 0 if window is None else start + 1 - window)
+                runs = _runs(span.chain, self.block, begin, end)
+                for level, (place, first, size) in enumerate(runs, depth if done[index] else 0):
+                    mask = self._mask(start, end, place, size, window)
+                    _at(rounds, level).append(Look(slice(row, row + end - start), end - start, first, size, mask))
         for looks in rounds:
             yield self._together(looks)
 
@@ -240,14 +244,14 @@ class Ragged:
             return slice(rows[0], rows[0] + len(rows))
         return torch.tensor(rows, device=self.device)
 
-    def _mask(self, span: Span, place: int, size: int, window: int | None) -> torch.Tensor | None:
-        """What the span's tokens see of the stretch that holds their answer's tokens from `place` on."""
-        late = place + size > span.start + 1
-        early = window is not None and place <= span.end - 1 - window
-        if (not late and not early) or (len(span.ids) == 1 and not early):
+    def _mask(self, start: int, end: int, place: int, size: int, window: int | None) -> torch.Tensor | None:
+        """What an answer's tokens from `start` to `end` see of a stretch that holds its tokens from `place` on."""
+        late = place + size > start + 1
+        early = window is not None and place <= end - 1 - window
+        if (not late and not early) or (end - start == 1 and not early):
             return None
         keys = torch.arange(place, place + size, device=self.device)[None]
-        queries = torch.arange(span.start, span.end, device=self.device)[:, None]
+        queries = torch.arange(start, end, device=self.device)[:, None]
         seen = keys <= queries
         if window is not None:
             seen &= keys > queries - window
