@@ -88,6 +88,13 @@ def text_of(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
+def all_numbers(batcher: Batcher) -> bool:
+    """Whether there is nothing in the cache that is not a number."""
+    pools = batcher.pools._layers.values()
+    assert pools
+    return all(bool(torch.isfinite(each).all()) for pool in pools for each in (pool.keys, pool.values))
+
+
 def assert_all_is_free(batcher: Batcher) -> None:
     """No answer, no slot and no block is held."""
     cache = batcher.cache

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from batch_kit import CONTEXT, alone, batcher, run, seat, spelling, tiny  # noqa: E402
+from batch_kit import CONTEXT, END, alone, batcher, run, seat, spelling, tiny  # noqa: E402
 
 from vicuna.serve.engines import Piece  # noqa: E402
 from vicuna.serve.engines.continuous.batcher import Batcher, Seat  # noqa: E402
@@ -128,15 +128,41 @@ def test_a_seed_gives_the_same_answer_whatever_else_is_in_the_batch() -> None:
     assert single.ids == again.ids
 
 
-def test_penalties_keep_a_model_from_saying_a_token_again() -> None:
-    plain, penalised = (
-        seat([4, 5, 6], 30),
-        seat([4, 5, 6], 30, Sampling(temperature=0, frequency_penalty=2, presence_penalty=2)),
+def penalised(prompt: list[int], tokens: int, sampling: Sampling) -> list[int]:
+    """A greedy answer with penalties, computed token by token from the whole text so far."""
+    answer: list[int] = []
+    while len(answer) < tokens and answer[-1:] != [END]:
+        with torch.no_grad():
+            logits = tiny("llama")(torch.tensor([prompt + answer])).logits[0, -1].float()
+        for token in {*prompt, *answer}:
+            by = sampling.repetition_penalty
+            logits[token] = logits[token] / by if logits[token] > 0 else logits[token] * by
+        for token in set(answer):
+            logits[token] -= sampling.presence_penalty + sampling.frequency_penalty * answer.count(token)
+        answer.append(int(logits.argmax()))
+    return answer
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    prompt=prompts,
+    presence=st.sampled_from([0.0, 1.5, 20.0]),
+    frequency=st.sampled_from([0.0, -2.0, 5.0]),
+    repetition=st.sampled_from([1.0, 1.3, 0.5]),
+    cut=st.integers(0, 11),
+)
+def test_penalties_count_what_was_said_also_by_an_earlier_worker(
+    prompt: list[int], presence: float, frequency: float, repetition: float, cut: int
+) -> None:
+    sampling = Sampling(
+        temperature=0, presence_penalty=presence, frequency_penalty=frequency, repetition_penalty=repetition
     )
-    strict = seat([4, 5, 6], 30, Sampling(temperature=0, repetition_penalty=10))
-    run(batcher(slots=4), [(0, plain), (0, penalised), (0, strict)])
-    assert len(set(penalised.ids[3:])) >= len(set(plain.ids[3:]))
-    assert plain.ids[3:] == alone("llama", [4, 5, 6], 30)
+    truth = penalised(prompt, 12, sampling)
+    plain, whole, rest = seat([4, 5, 6], 12), seat(prompt, 12, sampling), seat(prompt, 12, sampling, truth[:cut])
+    run(batcher(), [(0, plain), (0, whole), *([(0, rest)] if cut < len(truth) else [])])
+    assert whole.ids == prompt + truth
+    assert rest.ids == prompt + truth or cut >= len(truth)
+    assert plain.ids[3:] == alone("llama", [4, 5, 6], 12)
 
 
 def test_an_answer_ends_where_the_context_ends() -> None:

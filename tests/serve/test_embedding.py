@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from batch_kit import KINDS, alone, batcher, ids_of, run, seat, served, tiny  # noqa: E402
+from batch_kit import KINDS, all_numbers, alone, batcher, ids_of, run, seat, served, tiny  # noqa: E402
 
 from vicuna.serve.engines.continuous import embedding  # noqa: E402
 from vicuna.serve.engines.continuous.batcher import Batcher  # noqa: E402
@@ -133,6 +133,7 @@ def test_a_vector_that_is_no_number_is_a_fault_and_infects_nobody() -> None:
     assert request is bad
     assert isinstance(fault, Fault)
     assert (fault.status, fault.code, machine.busy) == (500, "engine_failed", False)
+    assert all_numbers(made)
     good = Texts([[5, 6, 7]])
     vectors(machine, good)
     torch.testing.assert_close(torch.tensor(good.vectors[0]), truth("llama", [5, 6, 7]), atol=1e-4, rtol=1e-4)

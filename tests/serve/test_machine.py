@@ -17,9 +17,11 @@ from vicuna.serve.engines.continuous.machine import BLOCK, SMALLEST, Chosen, cho
 CPU = torch.device("cpu")
 
 
-def chosen(free: float, *, token: int = 2**13, context: int = 2048, device: str = "cpu", **settings: float) -> Chosen:
+def chosen(
+    free: float, *, token: int = 2**13, context: int = 2048, device: str = "cpu", share: float = 1, **settings: float
+) -> Chosen:
     """What is chosen with so many GiB free, and keys and values of 8 KiB for each token."""
-    return choose(EngineConfig(**settings), token, context, int(free * GIB), device)  # type: ignore[arg-type]
+    return choose(EngineConfig(**settings), token, context, int(free * GIB), device, share=share)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------- device and dtype
@@ -134,8 +136,17 @@ def test_memory_context_and_slots_are_chosen_from_the_machine(
         (8, {"memory": 1e-12}, r"engine\.memory is 0\.0 KiB and holds 0 tokens"),
         (8, {"memory": float("inf")}, r"engine\.memory asks for inf GiB"),
         (8, {"memory": float("nan")}, r"engine\.memory asks for nan GiB"),
-        (8, {"memory": 0.001}, r"engine\.memory is 1\.0 MiB and holds 128 tokens .* 256 tokens, takes 2\.0 MiB"),
-        (0.001, {}, r"1/4 of the free memory is 0\.3 MiB and holds 32 tokens"),
+        (
+            8,
+            {"memory": 0.001},
+            r"engine\.memory is 1\.0 MiB and holds 128 tokens .* 256 tokens, takes 2\.0 MiB\. Set more",
+        ),
+        (
+            0.001,
+            {},
+            r"1/4 of the free memory is 0\.3 MiB and holds 32 tokens .* Free some memory, set engine\.memory, or",
+        ),
+        (0.001, {"share": 0.5}, r"1/8 of the free memory is 0\.1 MiB and holds 16 tokens"),
         (0, {}, r"is 0\.0 KiB and holds 0 tokens"),
     ],
 )
@@ -194,11 +205,19 @@ def test_more_memory_never_makes_anything_smaller(
         assert found.max_length >= less.max_length
 
 
+def test_models_that_divide_the_memory_say_how_much_is_free_and_may_be_given_more_than_their_share() -> None:
+    third = chosen(0.375, share=1 / 3)
+    assert third.room * 12 == chosen(0.375).room * 4 == 0.375 * GIB // 2**13
+    assert third.why["room"] == "1/12 of the 0.4 GiB that were free"
+    assert chosen(8, share=1 / 3, memory=4).room == 4 * GIB // 2**13
+
+
 def test_the_choices_are_told_in_one_line_with_what_they_follow_from() -> None:
     line = chosen(8).describe(CPU, torch.float32)
     assert line.startswith("cpu (")
     assert "float32; context 2048 (all that the model and the settings allow); 32 answers at once" in line
     assert "cache 1.0 GiB, 131072 tokens (64 full contexts; 8.0 GiB were free)" in line
+    assert "; 1 answer at once (as set); " in chosen(8, slots=1).describe(CPU, torch.float32)
     tight = chosen(0.03125, prefill=512).describe(CPU, torch.bfloat16)
     assert "bfloat16; context 1024 (all that the cache holds, not 2048); 4 answers at once" in tight
     assert "cache 8.0 MiB, 1024 tokens (1/4 of the 32.0 MiB that were free); prompts 512 tokens a step" in tight

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from batch_kit import (  # noqa: E402
     CONTEXT,
+    all_numbers,
     alone,
     assert_all_is_free,
     batcher,
@@ -125,13 +126,25 @@ def test_a_cache_that_is_too_small_for_all_lets_answers_wait_and_each_is_right(k
     assert_all_is_free(made)
 
 
-def test_an_answer_that_was_put_back_says_nothing_twice_and_waits_before_those_that_came_later() -> None:
+def test_an_answer_that_was_put_back_says_nothing_twice_and_goes_on_before_those_that_came_later() -> None:
     made = batcher(slots=2, room=96)
-    first, second, third = (seat(PROMPTS[index], 40) for index in (3, 3, 0))
-    order = [each for each, pieces in run(made, [(0, first), (1, second), (2, third)]).items() if pieces]
-    assert len(order) == 3
-    assert first.ids == second.ids == PROMPTS[3] + alone("llama", PROMPTS[3], 40)
-    assert third.ids == PROMPTS[0] + alone("llama", PROMPTS[0], 40)
+    prompts = [PROMPTS[3], [9, *PROMPTS[3][1:]], PROMPTS[0]]
+    seats = [seat(prompt, 40) for prompt in prompts]
+    for each in seats:
+        made.add(each)
+    ended: list[Seat] = []
+    put_back = 0
+    while made.busy:
+        for each, item in made.step():
+            assert isinstance(item, Piece)
+            if item.finish:
+                ended.append(each)
+        put_back += made.last.put_back
+        assert list(made.waiting) == [each for each in seats if each in made.waiting]
+    assert put_back > 0
+    assert ended == seats
+    for prompt, each in zip(prompts, seats):
+        assert each.ids == prompt + alone("llama", prompt, 40)
     assert_all_is_free(made)
 
 
@@ -225,11 +238,6 @@ def no_number(token: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda hidden: torch.where(where(hidden, token)[..., None], torch.nan, hidden)
 
 
-def all_numbers(made: Batcher) -> bool:
-    pools = made.pools._layers.values()
-    return bool(pools) and all(bool(torch.isfinite(each).all()) for pool in pools for each in (pool.keys, pool.values))
-
-
 @pytest.mark.parametrize("prefill", [0, 3])
 @pytest.mark.parametrize("lengths", [[20, 21, 22, 23, 24], [3, 40, 5, 60, 20]])
 def test_an_answer_that_becomes_no_number_gets_a_fault_and_infects_nobody(lengths: list[int], prefill: int) -> None:
@@ -248,6 +256,43 @@ def test_an_answer_that_becomes_no_number_gets_a_fault_and_infects_nobody(length
     assert_all_is_free(made)
     assert all_numbers(made)
     assert outcome(made, [after := seat(prompts[1], 5)])[after] == alone("llama", prompts[1], 5)
+
+
+SHORT, LONG = PROMPTS[6][:33], PROMPTS[7][:68]
+"""So long that attention to their answers, side by side in the cache, is computed in one go, which reads beyond the end
+of the short one's memory."""
+
+
+def test_an_answer_that_becomes_no_number_in_its_middle_does_not_infect_what_is_computed_with_it() -> None:
+    made = batcher(slots=2)
+    short, long = seat(SHORT, 12), seat([9, *LONG], 12)
+    others = {9, *LONG, *SHORT, *alone("llama", SHORT, 12)}
+    bad = next(token for token in alone("llama", [9, *LONG], 11) if token not in others)
+    with before_layer(0, no_number(bad)):
+        found = outcome(made, [short, long])
+    assert found[short] == alone("llama", SHORT, 12)
+    assert isinstance(found[long], Fault)
+    assert_all_is_free(made)
+    assert all_numbers(made)
+
+
+def test_what_nobody_uses_any_more_is_wiped_when_it_infects_an_answer() -> None:
+    made = batcher(slots=3, prefill=100)
+    short, long = seat(SHORT, 12), seat([9, *LONG], 12)
+    broken = seat([unheard([SHORT, [9, *LONG]], 12), *PROMPTS[7], *PROMPTS[7]], 5)
+    made.add(short)
+    made.step()
+    with before_layer(0, no_number(broken.ids[0])):
+        made.add(broken)
+        made.step()
+    broken.aborted = True
+    assert not all_numbers(made)
+    made.add(long)
+    while made.busy:
+        made.step()
+    assert short.ids == SHORT + alone("llama", SHORT, 12)
+    assert long.ids == [9, *LONG, *alone("llama", [9, *LONG], 12)]
+    assert all_numbers(made)
 
 
 def test_what_an_aborted_answer_leaves_behind_infects_nobody() -> None:

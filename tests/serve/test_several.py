@@ -1,5 +1,6 @@
 """Several models in one process: each is a worker of its own, with its own places and its own health."""
 
+import asyncio
 import shutil
 import signal
 import threading
@@ -20,10 +21,10 @@ from serve_tiny import checkpoint
 
 from tests.adapters_kit import store
 from vicuna.config import ModelConfig, load
-from vicuna.errors import ConfigError
+from vicuna.errors import ConfigError, VicunaError
 from vicuna.models.load import load_model, load_tokenizer
 from vicuna.serve.config import AdapterConfig, EngineConfig, HostedConfig, WorkerConfig
-from vicuna.serve.hosting import split, threads_each
+from vicuna.serve.hosting import split, started, threads_each
 from vicuna.serve.names import served_names
 
 PROMPT = "The quick brown fox"
@@ -282,6 +283,30 @@ def test_a_model_that_cannot_be_loaded_is_named_and_nothing_is_served(
     assert f"error: model second: {folder} holds no causal language model that can be read" in command.output()
     assert "Traceback" not in command.output()
     assert place.fleet()["workers"] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "adapters", "reason"),
+    [
+        ("nowhere", (), "nowhere is not a folder, so there is no model to load"),
+        ("empty", (), "empty holds no weights"),
+        ("first", ("nowhere",), "nowhere is not a folder, so there is no adapter to load"),
+        ("first", ("empty",), "cannot read empty/adapter_config.json"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_named_before_anything_is_loaded(
+    wrong: str, adapters: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("first").mkdir()
+    Path("first/model.safetensors").touch()  # which would be the complaint if it were loaded
+    second = HostedConfig(
+        model=ModelConfig(path=wrong), names=("second",), adapters=tuple(AdapterConfig(path=each) for each in adapters)
+    )
+    workers = split(WorkerConfig(model=ModelConfig(path="first"), more=(second,)))
+    with pytest.raises(VicunaError, match=f"^model second: {reason}"):
+        asyncio.run(started(workers).__aenter__())
 
 
 def test_a_stack_with_such_a_process_serves_all_of_its_models(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from vicuna.errors import IncompleteError, InputError
 from vicuna.files import read_json
 from vicuna.models.load import readable
+
+if TYPE_CHECKING:
+    import torch
 
 SETTINGS, SAFE, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 """File names as peft reads them."""
@@ -104,14 +105,14 @@ def _refuse_others(place: Path, found: Mapping[str, Any]) -> None:
         raise InputError(f"{place}: only plain LoRA is served, and {name} is {str(odd[name])[:100]}; {MERGE}")
 
 
-def read_halves(path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def read_halves(path: Path) -> "dict[str, tuple[torch.Tensor, torch.Tensor]]":
     """The tensors in an adapter's folder: name of a layer → peft's A (rank, inputs) and B (outputs, rank).
 
     Raises:
         InputError: there are none that can be read, or one is not a half of an addition to a linear layer.
         IncompleteError: a half is missing.
     """
-    halves: dict[str, dict[str, torch.Tensor]] = {"A": {}, "B": {}}
+    halves: dict[str, dict[str, Any]] = {"A": {}, "B": {}}
     for name, tensor in _read_tensors(path).items():
         found = _HALF.fullmatch(name)
         if found is None:
@@ -125,7 +126,7 @@ def read_halves(path: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return {name: (halves["A"][name], halves["B"][name]) for name in sorted(halves["A"])}
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> "dict[str, torch.Tensor]":
     """The file's tensors by name, in main memory."""
     with readable(f"{path} holds no weights of an adapter that can be read"):
         if (path / SAFE).is_file():
@@ -133,6 +134,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path / SAFE)
         if (path / PICKLED).is_file():
+            import torch
+
             found: dict[str, torch.Tensor] = torch.load(path / PICKLED, map_location="cpu", weights_only=True)
             return found
     raise InputError(f"{path} holds no weights of an adapter ({SAFE} or {PICKLED})")

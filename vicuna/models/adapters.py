@@ -85,7 +85,7 @@ def adapter_hash(path: str | Path) -> str:
         InputError: there is no such folder.
         IncompleteError: it is not as its manifest says.
     """
-    _need_folder(path)
+    load.need_folder(path, "an adapter")
     return load.checkpoint_hash(path)
 
 
@@ -113,7 +113,7 @@ def check_origin(path: str | Path, *, checkpoint_hash: str, template_hash: str) 
         InputError: it does, or there is no such folder.
         IncompleteError: the manifest is damaged.
     """
-    _need_folder(path)
+    load.need_folder(path, "an adapter")
     found = manifest.find(path)
     if found is None:
         return
@@ -127,11 +127,6 @@ def check_origin(path: str | Path, *, checkpoint_hash: str, template_hash: str) 
             raise InputError(
                 f"{path} was trained with the {what} of hash {trained[:12]}, and this worker's has {served[:12]}"
             )
-
-
-def _need_folder(path: str | Path) -> None:
-    if not Path(path).is_dir():
-        raise InputError(f"{path} is not a folder, so there is no adapter to load")
 
 
 def _refuse_layers(path: str | Path, model: Any, linear: Mapping[str, nn.Module], halves: Mapping[str, Any]) -> None:

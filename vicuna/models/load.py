@@ -90,7 +90,7 @@ def load_settings(path: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    _need_folder(path, "a model")
+    need_folder(path, "a model")
     with readable(f"{path} holds no configuration of a model that can be read"):
         return AutoConfig.from_pretrained(str(path), local_files_only=True)
 
@@ -101,7 +101,7 @@ def load_tokenizer(path: str | Path) -> Any:
     Raises:
         InputError: the folder or its tokenizer files are missing or unreadable.
     """
-    _need_folder(path, "a tokenizer")
+    need_folder(path, "a tokenizer")
     if not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise InputError(f"{path} holds no tokenizer ({', '.join(TOKENIZERS)})")
     with readable(f"{path} holds no tokenizer that transformers can read"):
@@ -147,7 +147,7 @@ def load_model(path: str | Path, dtype: Any, device: Any, *, quantize: str = "",
     """
     from transformers import AutoModelForCausalLM
 
-    _need_folder(path, "a model")
+    need_folder(path, "a model")
     need_weights(Path(path))
     quiet_transformers()
     stored = quantized.method(path)
@@ -257,11 +257,20 @@ def checkpoint_hash(path: str | Path) -> str:
         InputError: there is no such folder.
         IncompleteError: the files are not as the manifest says, or the manifest is damaged.
     """
-    _need_folder(path, "a model")
+    need_folder(path, "a model")
     return manifest.verify(path).hash if manifest.find(path) else manifest.content_hash(path)
 
 
-def _need_folder(path: str | Path, what: str) -> None:
+def need_folder(path: str | Path, what: str) -> None:
+    """Raise unless there is such a folder.
+
+    Args:
+        path: the folder.
+        what: should be there, such as "a model".
+
+    Raises:
+        InputError: it is not there, or none is named.
+    """
     if not str(path):
         raise InputError(f"no folder is given for {what}; set the model's path")
     if not Path(path).is_dir():

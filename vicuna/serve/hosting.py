@@ -7,13 +7,16 @@ others away with it.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from vicuna.errors import ConfigError, VicunaError
 from vicuna.hardware import cpu_count
+from vicuna.models.adapter_folder import read_settings
+from vicuna.models.load import need_folder, need_weights
 from vicuna.serve import engines
 from vicuna.serve.config import HostedConfig, WorkerConfig
 from vicuna.serve.engines import Engine
@@ -76,22 +79,45 @@ def _with_threads(config: HostedT, threads: int) -> HostedT:
 async def started(workers: Sequence[WorkerConfig]) -> AsyncIterator[list[Engine]]:
     """The engines of a process's workers; they are closed with the block, also where a later one cannot start.
 
-    They start one after the other, so that each chooses from the memory that the ones before it have left.
+    They start one after the other, so that each chooses from the memory that the ones before it have left. Before the
+    first one does, the folders of all are looked at: loading a large model takes minutes.
 
     Raises:
         VicunaError: one cannot start; where there are several it says which.
     """
+    for config in workers:
+        with _naming(config, workers):
+            _need_folders(config)
     made = [engines.make(each, each.tls, _share(workers[number:])) for number, each in enumerate(workers)]
     async with contextlib.AsyncExitStack() as stack:
         for config, engine in zip(workers, made, strict=True):
             stack.push_async_callback(engine.close)
-            try:
+            with _naming(config, workers):
                 await engine.start()
-            except VicunaError as error:
-                if len(workers) == 1:
-                    raise
-                raise CannotStart(names_of(config)[0], error) from error
         yield made
+
+
+@contextlib.contextmanager
+def _naming(config: WorkerConfig, workers: Sequence[WorkerConfig]) -> Iterator[None]:
+    """Errors in the block say whose they are, where there are several models."""
+    try:
+        yield
+    except VicunaError as error:
+        if len(workers) == 1:
+            raise
+        raise CannotStart(names_of(config)[0], error) from error
+
+
+def _need_folders(config: WorkerConfig) -> None:
+    """Raise if it can be seen without loading anything that a model or an adapter is not there."""
+    if config.engine.kind not in ("transformers", "vllm"):
+        return
+    need_folder(config.model.path, "a model")
+    need_weights(Path(config.model.path))
+    for adapter in config.adapters:
+        need_folder(adapter.path, "an adapter")
+        if config.engine.kind == "transformers":
+            read_settings(Path(adapter.path))
 
 
 def _share(left: Sequence[WorkerConfig]) -> float:

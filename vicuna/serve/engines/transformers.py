@@ -51,6 +51,7 @@ class TransformersEngine:
         self._outlets: dict[Any, asyncio.Queue[Any]] = {}
         self._thread: threading.Thread | None = None
         self._step_began: float | None = None
+        self._ended = False
         self._watch: Callable[[Step], None] | None = None
         self._sums: Counter[str] = Counter()
 
@@ -75,6 +76,7 @@ class TransformersEngine:
         from vicuna.serve.engines.continuous.products import speed_up
         from vicuna.serve.engines.spelling import Spelling
 
+        self._set_threads()
         path, settings = self._config.model.path, self._config.engine
         device, dtype = machine.device_and_dtype(settings)
         self._model = load_model(path, dtype, device, quantize=settings.quantize)
@@ -193,6 +195,8 @@ class TransformersEngine:
 
     async def _computed(self, work: Any) -> AsyncGenerator[Any, None]:
         """What the thread makes of an answer's seat or of texts; closing it ends the computation."""
+        if self._ended:
+            raise _no_engine()
         outlet = self._outlets[work] = asyncio.Queue()
         self._intake.put(work)
         try:
@@ -246,19 +250,27 @@ class TransformersEngine:
 
     # ------------------------------------------------------------------------------------- the thread
     def _run(self) -> None:
+        self._set_threads()
+        try:
+            while self._take_in():
+                if self._batcher.busy:
+                    self._step(self._batcher, self._embedder.hungry)
+                if self._embedder.busy:
+                    self._step(self._embedder, self._batcher.spare)
+        finally:
+            self._tell(self._end)
+
+    def _set_threads(self) -> None:
+        """torch keeps some of its numbers of threads for each thread that computes."""
         import torch
 
         if self._config.engine.threads:
             torch.set_num_threads(self._config.engine.threads)
-        while self._take_in():
-            for machine in (self._batcher, self._embedder):
-                if machine.busy:
-                    self._step(machine)
 
-    def _step(self, machine: Any) -> None:
+    def _step(self, machine: Any, limit: float) -> None:
         self._step_began = time.monotonic()
         try:
-            events = machine.step()
+            events = machine.step(limit)
         except Exception as error:
             log.exception("a step of the model failed")
             fault = faults.server_error(f"the model failed: {type(error).__name__}", code="engine_failed")
@@ -266,7 +278,18 @@ class TransformersEngine:
         self._step_began = None
         step = self._batcher.last if machine is self._batcher else None
         if events or step:
-            self._loop.call_soon_threadsafe(self._deliver, events, step)
+            self._tell(self._deliver, events, step)
+
+    def _tell(self, what: Callable[..., None], *args: Any) -> None:
+        """Call something in the event loop's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(what, *args)
+
+    def _end(self) -> None:
+        """The thread has ended, whatever the reason: nobody gets anything any more."""
+        self._ended = True
+        for outlet in self._outlets.values():
+            outlet.put_nowait(_no_engine())
 
     def _take_in(self) -> bool:
         """Add what has come; with nothing to do, wait for it. False: the engine is to end."""
@@ -280,14 +303,14 @@ class TransformersEngine:
         return True
 
     def _deliver(self, events: list[tuple[Any, Any]], step: Step | None) -> None:
-        if step is not None:
-            self._sums.update(looked_up=step.looked_up, found=step.found)
-            if self._watch is not None:
-                self._watch(step)
         for work, item in events:
             outlet = self._outlets.get(work)
             if outlet is not None:
                 outlet.put_nowait(item)
+        if step is not None:
+            self._sums.update(looked_up=step.looked_up, found=step.found)
+            if self._watch is not None:
+                self._watch(step)
 
     # ------------------------------------------------------------------------------------- state
     def load(self) -> Mapping[str, float]:
@@ -309,7 +332,7 @@ class TransformersEngine:
 
     def trouble(self) -> str | None:
         """Why the engine cannot work."""
-        if self._thread is None or not self._thread.is_alive():
+        if self._ended or self._thread is None or not self._thread.is_alive():
             return "the engine's thread has ended"
         began = self._step_began
         if began is not None and time.monotonic() - began > STUCK:
@@ -322,3 +345,7 @@ class TransformersEngine:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
+
+
+def _no_engine() -> Fault:
+    return faults.server_error("the engine has ended", 503, "engine_failed")

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from vicuna.errors import InputError
 from vicuna.serve.engines.continuous import flash
@@ -79,19 +78,9 @@ def attend(
     for name, what in _REFUSED.items():
         if options.get(name) is not None:
             raise InputError(f"the engine `transformers` does not compute {what}, which this model needs")
+    if attention_mask is not None:
+        raise InputError("the engine `transformers` does not compute masks of a model's own, which this model needs")
     pool = pools.layer(module.layer_idx, key, value)
     pool.write(ragged.places, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return pool.attend(query, ragged, sliding_window, scale), None
-
-
-def install(model: Any) -> None:
-    """Let the model's attention be computed here.
-
-    Raises:
-        InputError: the model has attention of its own that cannot be replaced.
-    """
-    if not getattr(model, "_supports_attention_backend", False):
-        raise InputError(f"the engine `transformers` cannot batch {type(model).__name__}: its attention is its own")
-    AttentionInterface.register(NAME, attend)
-    model.set_attn_implementation(NAME)
+    return pool.attend(query, ragged, sliding_window, scale).contiguous(), None  # some models take views of it

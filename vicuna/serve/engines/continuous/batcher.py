@@ -10,6 +10,7 @@ it has written stays; its tokens are computed again when it comes back.
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ import torch
 from vicuna.models.adapters import Adapter
 from vicuna.serve import faults
 from vicuna.serve.engines import Piece, Step, likelihood
-from vicuna.serve.engines.continuous import attention, lora
+from vicuna.serve.engines.continuous import attention, fitting, lora
 from vicuna.serve.engines.continuous.attention import Pools
 from vicuna.serve.engines.continuous.cache import Cache, Chain
-from vicuna.serve.engines.continuous.pace import Pace
+from vicuna.serve.engines.continuous.pace import LEAST, Pace, is_shortage
 from vicuna.serve.engines.continuous.ragged import Ragged, Span
 from vicuna.serve.engines.continuous.seats import Seat
 from vicuna.serve.engines.sampling import choose, uniform
@@ -58,9 +59,9 @@ class Batcher:
             adapters: LoRA adapters; a seat's `adapter` i is the i-th, counted from 1.
 
         Raises:
-            InputError: the model's attention cannot be computed here.
+            InputError: the model cannot be computed here, or not rightly.
         """
-        attention.install(model)
+        fitting.install(model, max_length)
         self.max_length = max_length
         self.running: list[Seat] = []
         self.waiting: deque[Seat] = deque()
@@ -72,6 +73,8 @@ class Batcher:
         self._device, self._dtype = model.device, model.dtype
         self._switch = lora.install(model, adapters)
         self._pace = Pace(slots, prefill)
+        # On a CPU, what others take of it meanwhile tells nothing about the step.
+        self._clock = time.thread_time if self._device.type == "cpu" else time.monotonic
         self._joined: list[tuple[int, float]] = []
         """Of the answers that joined in this step, tokens and seconds of waiting."""
         self._found = self._put_back = 0
@@ -85,20 +88,31 @@ class Batcher:
         """Whether a step would do anything."""
         return bool(self.running or self.waiting)
 
-    def step(self) -> list[Event]:
-        """Compute; the events are new pieces and failures, in no particular order between answers."""
-        began = time.monotonic()
+    @property
+    def spare(self) -> int:
+        """Tokens of something else that may be computed between two steps without holding the answers up for long."""
+        answers = sum(seat.missing == 1 for seat in self.running)
+        return max(LEAST, self._pace.budget(answers, 1) - self.last.prompt_tokens)
+
+    def step(self, before: float = math.inf) -> list[Event]:
+        """Compute; the events are new pieces and failures, in no particular order between answers.
+
+        Args:
+            before: answers that have waited since a later time (of `time.monotonic`) do not join.
+        """
+        began, clock = time.monotonic(), self._clock()
         self._joined, self._found, self._put_back = [], 0, 0
         self._leave()
-        self._join()
+        self._join(before)
         spans = self._spans()
         try:
             events = self._compute(spans) if spans else []
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
+            if not is_shortage(error):
                 raise
             events, spans = self._shed(error), []
         self._leave(events)
+        self._learn(self._clock() - clock, spans)
         self._note(time.monotonic() - began, spans, events)
         return events
 
@@ -118,11 +132,11 @@ class Batcher:
                 self._wipe(seat)
             if isinstance(item, Fault) or item.finish:
                 seat.aborted = True
-        gone = [seat for seat in self.running if seat.aborted]
+        gone = {seat for seat in self.running if seat.aborted}  # looked at once: others abort at any time
         for seat in gone:
             self._unseat(seat)
         if gone:
-            self.running = [seat for seat in self.running if not seat.aborted]
+            self.running = [seat for seat in self.running if seat not in gone]
         if not events and any(seat.aborted for seat in self.waiting):
             self.waiting = deque(seat for seat in self.waiting if not seat.aborted)
 
@@ -138,9 +152,11 @@ class Batcher:
             self.cache.close(seat.chain)
         seat.chain, seat.filled = None, 0
 
-    def _join(self) -> None:
+    def _join(self, before: float) -> None:
         while self.waiting and len(self.running) < self._pace.slots:
             seat = self.waiting[0]
+            if seat.since > before:
+                return
             chain = self.cache.open(seat.adapter)
             found = self.cache.match(chain, seat.ids)
             if not self.cache.grow(chain, len(seat.ids), seat.limit):
@@ -175,7 +191,7 @@ class Batcher:
         if not self._pace.shed(count):
             fault = faults.server_error("there is not enough memory to compute this answer", 503, "out_of_memory")
             return [(self.running[0], fault)]
-        log.warning("out of memory with %d answers: at most %d at once for now (%s)", count, self._pace.slots, error)
+        log.warning("out of memory with %d answers: %s for now (%s)", count, self._pace, error)
         while len(self.running) > self._pace.slots:
             self._put_last_back()
         return []
@@ -285,14 +301,14 @@ class Batcher:
         ]
 
     # ------------------------------------------------------------------------------------- what is told
-    def _note(self, seconds: float, spans: Sequence[tuple[Seat, Span]], events: Sequence[Event]) -> None:
-        answers = sum(len(span.ids) == 1 for _, span in spans)
-        prompt_tokens = sum(len(span.ids) for _, span in spans) - answers
+    def _learn(self, seconds: float, spans: Sequence[tuple[Seat, Span]]) -> None:
         if spans:
-            self._pace.learn(seconds, prompt_tokens, answers)
+            self._pace.learn(seconds, _prompt_tokens(spans), sum(len(span.ids) == 1 for _, span in spans))
+
+    def _note(self, seconds: float, spans: Sequence[tuple[Seat, Span]], events: Sequence[Event]) -> None:
         self.last = Step(
             seconds=seconds,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=_prompt_tokens(spans),
             answer_tokens=sum(isinstance(item, Piece) for _, item in events),
             running=len(self.running),
             waiting=len(self.waiting),
@@ -304,6 +320,10 @@ class Batcher:
             queued=tuple(waited for _, waited in self._joined),
             put_back=self._put_back,
         )
+
+
+def _prompt_tokens(spans: Sequence[tuple[Seat, Span]]) -> int:
+    return sum(len(span.ids) for _, span in spans if len(span.ids) > 1)
 
 
 def _shares(missing: Sequence[int], budget: int) -> list[int]:
@@ -332,8 +352,3 @@ def _broken(logits: torch.Tensor) -> list[bool]:
     """Which rows of logits tell nothing, because the model has computed something that is not a number."""
     rows: list[bool] = (~torch.isfinite(logits.amax(-1))).tolist()
     return rows
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory; torch's allocator for CPUs has no type for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

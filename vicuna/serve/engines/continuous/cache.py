@@ -188,7 +188,7 @@ class Cache:
 
         Args:
             chain: what ends.
-            keep: False also frees known blocks that no other chain holds.
+            keep: False also frees its known blocks that no other chain holds, and what is kept behind them.
         """
         self._unclaim(chain)
         freed = chain.blocks[len(chain.nodes) :]
@@ -200,11 +200,10 @@ class Cache:
             node.used_at = self._clock
             if node.users == 0:
                 self.kept += 1
-                if keep or node.children:
+                if keep:
                     self._offer(node)
                 else:
-                    freed.append(node.block)
-                    self._forget(node)
+                    freed += self._forget_from(node)
         chain.blocks, chain.nodes = [], []
         return freed
 
@@ -297,6 +296,15 @@ class Cache:
             count -= 1
             if parent.users == 0 and parent.parent is not None:
                 self._offer(parent)
+
+    def _forget_from(self, node: Node) -> list[int]:
+        """A node that nobody uses goes with all that comes after it; returns their blocks."""
+        nodes = [node]
+        for each in nodes:
+            nodes.extend(each.children.values())
+        for each in reversed(nodes):
+            self._forget(each)
+        return [each.block for each in nodes]
 
     def _forget(self, node: Node) -> None:
         """A leaf that nobody uses goes."""

@@ -4,6 +4,9 @@ A text's vector is the mean of the model's last hidden states over the text's to
 answers' cache while they are computed, a text that is too long for one step over several.
 """
 
+import logging
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +17,11 @@ import torch
 from vicuna.serve import faults
 from vicuna.serve.engines.continuous.attention import Pools
 from vicuna.serve.engines.continuous.cache import Cache, Chain
+from vicuna.serve.engines.continuous.pace import LEAST, is_shortage
 from vicuna.serve.engines.continuous.ragged import Ragged, Span
 from vicuna.serve.faults import Fault
 
+log = logging.getLogger(__name__)
 STEP_TOKENS = 512
 """Most tokens of one step."""
 
@@ -43,6 +48,10 @@ class Texts:
         self.fault: Fault | None = None
         """Why there are no vectors."""
         self.aborted = False
+        self.most = STEP_TOKENS
+        """Tokens of one step, as far as memory suffices."""
+        self.hungry = math.inf
+        """Since when the next text has found no room."""
 
     @property
     def done(self) -> bool:
@@ -82,19 +91,26 @@ class Embedder:
             self._close(texts)
         return lost
 
-    def step(self) -> list[tuple[Texts, list[list[float]] | Fault]]:
-        """Compute a little for one request; those that wait take turns. The result has the request if it is done or
-        has failed."""
-        for texts in self._waiting:
-            if texts.aborted:
-                self._close(texts)
-        self._waiting = deque(texts for texts in self._waiting if not texts.aborted)
+    @property
+    def hungry(self) -> float:
+        """Since when a text has found no room. Answers that came later must not take it, or it would wait for ever."""
+        return min((texts.hungry for texts in self._waiting), default=math.inf)
+
+    def step(self, most: int = STEP_TOKENS) -> list[tuple[Texts, list[list[float]] | Fault]]:
+        """Compute a little for one request, at most so many tokens; those that wait take turns. The result has the
+        request if it is done or has failed."""
+        self._leave()
         if not self._waiting:
             return []
         texts = self._waiting[0]
-        pieces = self._pieces(texts)
-        if pieces:
-            self._compute(texts, pieces)
+        pieces = self._pieces(texts, min(most, texts.most))
+        try:
+            if pieces:
+                self._compute(texts, pieces)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            self._shed(texts, error)
         self._waiting.rotate(-1)
         if not texts.done and texts.fault is None:
             return []
@@ -102,14 +118,35 @@ class Embedder:
         self._close(texts)
         return [(texts, texts.fault or texts.vectors)]
 
-    def _pieces(self, texts: Texts) -> list[tuple[_Text, Span]]:
+    def _leave(self) -> None:
+        """Drop requests that nobody waits for any more."""
+        gone = [texts for texts in self._waiting if texts.aborted]  # looked at once: others abort at any time
+        for texts in gone:
+            self._close(texts)
+            self._waiting.remove(texts)
+
+    def _shed(self, texts: Texts, error: BaseException) -> None:
+        """A step needed more memory than there is: this request's steps become smaller."""
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if texts.most <= LEAST:
+            texts.fault = faults.server_error("there is not enough memory to compute this vector", 503, "out_of_memory")
+        texts.most = max(LEAST, texts.most // 2)
+        log.warning("out of memory with texts to embed: at most %d tokens a step (%s)", texts.most, error)
+
+    def _pieces(self, texts: Texts, most: int) -> list[tuple[_Text, Span]]:
         """The next tokens, as many as fit into one step; none while answers need all of the cache."""
         made: list[tuple[_Text, Span]] = []
-        left = STEP_TOKENS
+        left = most
         for text in texts.texts[len(texts.vectors) :]:
             count = min(left, len(text.ids) - text.filled)
-            if not count or not self._seated(text):
+            if not count:
                 break
+            if not self._seated(text):
+                if not made:
+                    texts.hungry = min(texts.hungry, time.monotonic())
+                break
+            texts.hungry = math.inf
             made.append((text, Span(text.ids[text.filled : text.filled + count], text.filled, text.chain)))
             left -= count
         return made

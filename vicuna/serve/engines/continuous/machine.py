@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,7 @@ SMALLEST = 256
 """Tokens of the smallest context that is worth serving, where the settings do not ask for less."""
 USUAL = 2048
 """Tokens that a prompt and its answer are thought to need at most."""
-SHARES = {"cpu": (1, 4), "other": (4, 5)}
+SHARES = {"cpu": Fraction(1, 4), "other": Fraction(4, 5)}
 """How much of the free memory the cache takes. A CPU's memory is also everybody else's; on a GPU the rest is for what
 one step computes."""
 MOST = {"cpu": 32, "other": 256}
@@ -177,7 +178,7 @@ class Chosen:
             (
                 f"{name_of(device)}, {str(dtype).removeprefix('torch.')}",
                 f"context {self.max_length} ({self.why['max_length']})",
-                f"{self.slots} answers at once ({self.why['slots']})",
+                f"{self.slots} answer{'s' * (self.slots > 1)} at once ({self.why['slots']})",
                 f"cache {size(self.room * self.bytes_per_token)}, {self.room} tokens ({self.why['room']})",
                 f"prompts {self.prefill} tokens a step" if self.prefill else "prompts as the times of the steps allow",
             )
@@ -185,7 +186,13 @@ class Chosen:
 
 
 def choose(
-    config: EngineConfig, bytes_per_token: int, max_length: int, free: int, device_type: str, block: int = BLOCK
+    config: EngineConfig,
+    bytes_per_token: int,
+    max_length: int,
+    free: int,
+    device_type: str,
+    block: int = BLOCK,
+    share: float = 1.0,
 ) -> Chosen:
     """Divide the memory.
 
@@ -203,12 +210,13 @@ def choose(
         free: bytes, as `free_memory` says.
         device_type: "cpu", "cuda", ...
         block: tokens in a block of the cache.
+        share: what this model may take where several divide the memory; `engine.memory` is taken as it is.
 
     Raises:
         ConfigError: more memory is asked for than is free, or it holds not even a small context.
     """
     kind = "cpu" if device_type == "cpu" else "other"
-    room, why_room = _room(config, bytes_per_token, max_length, free, kind, block)
+    room, why_room = _room(config, bytes_per_token, max_length, free, kind, block, share)
     context = min(max_length, room)
     slots, why_slots = _slots(config, room, context, kind)
     whole = "all that the model and the settings allow"
@@ -225,19 +233,20 @@ def choose(
 
 
 def _room(
-    config: EngineConfig, bytes_per_token: int, max_length: int, free: int, kind: str, block: int
+    config: EngineConfig, bytes_per_token: int, max_length: int, free: int, kind: str, block: int, share: float
 ) -> tuple[int, str]:
     """Tokens that the cache holds, and why."""
     if not config.memory * GIB <= free:
         raise ConfigError(f"engine.memory asks for {config.memory:g} GiB, but only {size(free)} are free")
-    part, of = SHARES[kind]
-    budget = int(config.memory * GIB) if config.memory else free * part // of
+    part = SHARES[kind] * Fraction(share).limit_denominator(1000)
+    budget = int(config.memory * GIB) if config.memory else int(free * part)
     fits = budget // bytes_per_token // block * block
     if fits < (smallest := min(max_length, SMALLEST)):
-        whose = "engine.memory" if config.memory else f"{part}/{of} of the free memory"
+        whose = "engine.memory" if config.memory else f"{part} of the free memory"
+        way_out = "Set more" if config.memory else "Free some memory, set engine.memory"
         raise ConfigError(
             f"{whose} is {size(budget)} and holds {fits} tokens of this model; the smallest context, {smallest} tokens,"
-            f" takes {size(smallest * bytes_per_token)}. Free some memory, set engine.memory, or take a smaller model"
+            f" takes {size(smallest * bytes_per_token)}. {way_out}, or take a smaller model"
         )
     if config.memory:
         return fits, "as set"
@@ -245,7 +254,7 @@ def _room(
     needed = contexts * -(-max_length // block) * block
     if needed <= fits:
         return needed, f"{contexts} full contexts; {size(free)} were free"
-    return fits, f"{part}/{of} of the {size(free)} that were free"
+    return fits, f"{part} of the {size(free)} that were free"
 
 
 def _slots(config: EngineConfig, room: int, context: int, kind: str) -> tuple[int, str]:

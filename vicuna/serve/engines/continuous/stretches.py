@@ -72,14 +72,15 @@ class StretchPool:
         heads, count, _ = query.shape
         keys, values = _stretches(self.keys, look), _stretches(self.values, look)
         shared = keys.shape[0]
-        # Query heads that share a key head are further rows that look at the same.
+        # Query heads that share a key head are further rows that look at the same, but where a mask had to be copied.
         if look.step:
             rows = query.reshape(shared, heads // shared, count, -1).transpose(1, 2)
             out, weight = _flash(rows, keys, values, look.mask, scale)
             return out.transpose(1, 2).reshape(heads, count, -1), weight.transpose(1, 2).reshape(heads, count)
-        mask = None if look.mask is None else look.mask.repeat(heads // shared, 1)[None, None]
-        rows = query.reshape(shared, 1, heads // shared * count, -1)
-        out, weight = _flash(rows, keys, values, mask, scale)
+        apart = 1 if look.mask is None else heads // shared
+        rows = query.reshape(shared, apart, heads // shared // apart * count, -1)
+        keys, values = keys.expand(-1, apart, -1, -1), values.expand(-1, apart, -1, -1)
+        out, weight = _flash(rows, keys, values, None if look.mask is None else look.mask[None, None], scale)
         return out.reshape(heads, count, -1), weight.reshape(heads, count)
 
 
@@ -105,7 +106,7 @@ def _flash(
             rows, keys, values, attn_mask=mask, scale=scale
         )
         return out
-    scores = (rows @ keys.transpose(-1, -2)).to(_precise(rows.dtype)) * scale
+    scores = (rows * scale @ keys.transpose(-1, -2)).to(_precise(rows.dtype))  # scaled before float16 overflows
     scores = scores if mask is None else scores + mask
     weight = scores.logsumexp(-1)
     return torch.exp(scores - weight[..., None]).to(values.dtype) @ values, weight
