@@ -144,7 +144,7 @@ def test_memory_context_and_slots_are_chosen_from_the_machine(
         (
             0.001,
             {},
-            r"1/4 of the free memory is 0\.3 MiB and holds 32 tokens .* Free some memory, set engine\.memory, or",
+            r"1/4 of the free memory is 0\.3 MiB and holds 32 tokens .*, set engine\.memory, or",
         ),
         (0.001, {"share": 0.5}, r"1/8 of the free memory is 0\.1 MiB and holds 16 tokens"),
         (0, {}, r"is 0\.0 KiB and holds 0 tokens"),
