@@ -76,9 +76,11 @@ def test_a_thread_that_dies_lets_nobody_wait_and_makes_the_engine_ill(
 class Leaving(Seat):
     """An answer that is aborted just after the batcher has looked whether it is."""
 
+    left = leaves = False
+
     @property
     def aborted(self) -> bool:
-        was, self.left = self.left, self.left or self.generated > 0
+        was, self.left = self.left, self.left or self.leaves
         return was
 
     @aborted.setter
@@ -88,15 +90,14 @@ class Leaving(Seat):
 
 def test_an_answer_that_is_aborted_while_the_batch_changes_gives_its_blocks_back() -> None:
     made = batcher()
-    leaving = [seat([5, 6, 7 + number] * 20, 50) for number in range(3)]
-    for each in leaving[1:]:
-        each.__class__ = Leaving
-        each.aborted = False
-    for each in leaving:
+    ends, leaving = seat([5, 6, 7] * 20, 50), seat([8, 6, 7] * 20, 50)
+    leaving.__class__ = Leaving
+    for each in (ends, leaving):
         made.add(each)
     made.step()
-    leaving[0].aborted = True
-    for _ in range(4):
+    assert leaving.generated == 1
+    ends.aborted = leaving.leaves = True
+    for _ in range(3):
         made.step()
     assert_all_is_free(made)
 

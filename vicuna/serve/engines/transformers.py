@@ -84,6 +84,10 @@ class TransformersEngine:
         longest = self._longest()
         self._prompting = Prompting(self._config.model, longest, self._vocabulary())
         adapters = self._load_adapters(checkpoint_hash(path), device, longest)
+        size = f"{self._model.num_parameters() / 1e6:.1f} million parameters, template {self._prompting.template.name}"
+        gain = speed_up(self._model)
+        if gain > 1:
+            size += f", matrix products by oneDNN ({gain:.1f} times as fast here as torch's own choice)"
         free = int(self._share * machine.free_memory(device))
         block = block_size(device, self._model.dtype)
         chosen = machine.choose(settings, self._bytes_per_token(), longest, free, device.type, block)
@@ -92,10 +96,6 @@ class TransformersEngine:
         self.capacity = chosen.slots
         self._stop_ids = self._prompting.stop_ids(getattr(self._model.generation_config, "eos_token_id", None))
         self._spelling = Spelling(self._prompting.tokenizer)
-        size = f"{self._model.num_parameters() / 1e6:.1f} million parameters, template {self._prompting.template.name}"
-        gain = speed_up(self._model)
-        if gain > 1:
-            size += f", matrix products by oneDNN ({gain:.1f} times as fast here as torch's own choice)"
         self._make_machines(chosen, adapters)
         log.info("%s: %s, %s", self._served[0].name, size, chosen.describe(device, self._model.dtype))
 

@@ -14,6 +14,11 @@ from torch import nn
 
 ROWS = 16
 """Rows of the product that is timed: a batch of answers."""
+MOST = 256
+"""Rows of one product. For every number of rows that it has met oneDNN keeps a buffer of about the product's size, a
+thousand of them, and a ragged batch has another number in nearly every step: so only a few numbers are used."""
+FEW = 8
+"""The numbers are 1, multiples of this up to its square, and multiples of four times this."""
 TRIES = 7
 WORTH = 1.15
 """How many times as fast it has to be."""
@@ -36,10 +41,30 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
-        if self.weight is not None and rows.numel() == self.in_features:
-            return nn.functional.linear(rows, self.weight, self.bias)
+        flat = rows.reshape(-1, self.in_features)
+        count = len(flat)
+        if self.weight is not None and count == 1:
+            out = nn.functional.linear(flat, self.weight, self.bias)
+        elif count == _even(count) <= MOST:
+            out = self._product(flat)
+        else:
+            out = flat.new_empty(count, self.out_features)
+            for start in range(0, count, MOST):
+                piece = flat[start : start + MOST]
+                more = _even(len(piece)) - len(piece)
+                padded = nn.functional.pad(piece, (0, 0, 0, more)) if more else piece
+                out[start : start + MOST] = self._product(padded)[: len(piece)]
+        return out.view(*rows.shape[:-1], self.out_features)
+
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
         return out
+
+
+def _even(count: int) -> int:
+    """So many rows with padding."""
+    step = 1 if count == 1 else FEW if count <= FEW**2 else FEW * 4
+    return -(-count // step) * step
 
 
 def speed_up(model: Any) -> float:
