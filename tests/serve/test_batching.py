@@ -88,7 +88,9 @@ def test_the_steps_tell_what_was_computed_and_what_is_held() -> None:
         made.step()
         steps.append(made.last)
         assert made.last.used + made.last.kept <= made.last.room == 256
-        assert (made.last.used, made.last.running) == (made.cache.used * 16, len(made.running))
+        assert made.last.used == made.cache.used * 16
+        assert 1 <= made.last.running <= 2
+        assert made.last.answer_tokens <= made.last.running, "those that end in the step are counted too"
         assert all(waited >= 0 for waited in made.last.queued)
     assert sum(step.answer_tokens for step in steps) == 30
     assert sum(len(step.queued) for step in steps) == 3

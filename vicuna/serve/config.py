@@ -11,6 +11,8 @@ from vicuna.config import ModelConfig, SamplingConfig
 LOCAL = "127.0.0.1"
 SHORTEST_STALL = 2.0
 """Twice the time between two signs of life, so that one that is late does not count as missing."""
+MOST_THREADS = 1024
+"""Threads of one computation; more than any machine has cores."""
 LONGEST_NAME = 200
 """Characters of a served model's name."""
 
@@ -296,6 +298,8 @@ class EngineConfig:
         for name in ("slots", "memory", "prefill", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is 0 (choose) or positive; got {getattr(self, name)}")
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads is at most {MOST_THREADS}; got {self.threads}")
         if self.kind == "upstream" and not self.upstream.url:
             raise ValueError("kind upstream needs upstream.url, the address of the other server; got none")
 

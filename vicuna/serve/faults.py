@@ -140,6 +140,12 @@ def overloaded(model: str, waiting: int, retry_after: float = 1.0) -> Fault:
     return Fault(message, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
 
 
+def text_too_long(size: str, max_length: int) -> Fault:
+    """A text to embed, of such a size, is longer than the model's context."""
+    message = f"this model's context is {max_length} tokens and the text has {size}; embed it in parts"
+    return Fault(message, status=400, code="context_length_exceeded", param="input")
+
+
 def context_exceeded(size: str, max_length: int, param: str) -> Fault:
     """The prompt, of such a size ("51 tokens"), leaves no room for an answer."""
     message = (

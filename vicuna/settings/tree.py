@@ -90,7 +90,7 @@ def kind_name(kind: Any) -> str:
     """A kind in the words of help and errors."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        return " or ".join(map(str, args))
+        return " or ".join(str(each) or "''" for each in args)
     if origin is tuple:
         return f"list of {kind_name(args[0])}"
     if origin is dict:

@@ -53,7 +53,7 @@ class Step:
     answer_tokens: int
     """Answers that got a token."""
     running: int
-    """Answers in the batch."""
+    """Answers in the batch, those whose last step it was included."""
     waiting: int
     """Answers that wait for a place or for memory."""
     used: int

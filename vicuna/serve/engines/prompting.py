@@ -82,13 +82,13 @@ class Prompting:
         Raises:
             Fault: 400; there are none or too many.
         """
-        if isinstance(text, str):
-            self._refuse_hopeless(len(text), "input")
+        if isinstance(text, str) and len(text) > self._hopeless:
+            raise faults.text_too_long(f"{len(text)} characters", self.max_length)
         ids: list[int] = self.tokenizer(text).input_ids if isinstance(text, str) else list(text)
         if not ids:
             raise faults.invalid("an empty text has no vector", param="input")
         if len(ids) > self.max_length:
-            raise faults.context_exceeded(f"{len(ids)} tokens", self.max_length, "input")
+            raise faults.text_too_long(f"{len(ids)} tokens", self.max_length)
         self.refuse_unknown(ids, "input")
         return ids
 
@@ -114,7 +114,12 @@ class Prompting:
                 f"{field}: the model has no token {highest}; its ids end at {self._vocabulary - 1}", param=field
             )
 
+    @property
+    def _hopeless(self) -> int:
+        """Characters that are too many in any case."""
+        return self.max_length * self._widest_token
+
     def _refuse_hopeless(self, characters: int, field: str) -> None:
         """Refuse what is far too long before it is tokenised: that takes seconds, and everybody else would wait."""
-        if characters > self.max_length * self._widest_token:
+        if characters > self._hopeless:
             raise faults.context_exceeded(f"{characters} characters", self.max_length, field)

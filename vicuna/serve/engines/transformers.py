@@ -60,14 +60,33 @@ class TransformersEngine:
         """Load tokenizer, template, weights and adapters, start the thread, and compute a first token."""
         self._loop = asyncio.get_running_loop()
         began = time.monotonic()
-        await asyncio.to_thread(self._load)
+        await self._loaded()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         sampling = Sampling(temperature=0, max_tokens=2, ignore_eos=True)
         warm_up = Job(id="warm-up", model=self._served[0].name, tokens=(0, 0), sampling=sampling)
         async for _ in self.generate(warm_up):
             pass
-        log.info("model loaded and warm after %.1f s", time.monotonic() - began)
+        log.info("%s: loaded and warm after %.1f s", self._served[0].name, time.monotonic() - began)
+
+    async def _loaded(self) -> None:
+        """Load in a thread that nobody waits for when the process is told to stop meanwhile."""
+        ended: asyncio.Future[None] = self._loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if not ended.done():
+                ended.set_result(None) if error is None else ended.set_exception(error)
+
+        def load() -> None:
+            try:
+                self._load()
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                self._tell(settle, error)
+            else:
+                self._tell(settle, None)
+
+        threading.Thread(target=load, name="loading", daemon=True).start()
+        await ended
 
     def _load(self) -> None:
         from vicuna.models.load import checkpoint_hash, load_model
@@ -88,15 +107,19 @@ class TransformersEngine:
         gain = speed_up(self._model)
         if gain > 1:
             size += f", matrix products by oneDNN ({gain:.1f} times as fast here as torch's own choice)"
-        free = int(self._share * machine.free_memory(device))
+        free = machine.free_memory(device)
         block = block_size(device, self._model.dtype)
-        chosen = machine.choose(settings, self._bytes_per_token(), longest, free, device.type, block)
+        chosen = machine.choose(settings, self._bytes_per_token(), longest, free, device.type, block, self._share)
         self._prompting.max_length = chosen.max_length
         self._served = [model.model_copy(update={"max_length": chosen.max_length}) for model in self._served]
         self.capacity = chosen.slots
         self._stop_ids = self._prompting.stop_ids(getattr(self._model.generation_config, "eos_token_id", None))
         self._spelling = Spelling(self._prompting.tokenizer)
         self._make_machines(chosen, adapters)
+        if settings.quantize:
+            size += f", weights in {settings.quantize}"
+        if adapters:
+            size += f", {len(adapters)} LoRA adapter{'s' if len(adapters) > 1 else ''}"
         log.info("%s: %s, %s", self._served[0].name, size, chosen.describe(device, self._model.dtype))
 
     def _make_machines(self, chosen: Any, adapters: Sequence[Any]) -> None:

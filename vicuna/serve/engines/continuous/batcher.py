@@ -310,7 +310,7 @@ class Batcher:
             seconds=seconds,
             prompt_tokens=_prompt_tokens(spans),
             answer_tokens=sum(isinstance(item, Piece) for _, item in events),
-            running=len(self.running),
+            running=len(spans),
             waiting=len(self.waiting),
             used=self.cache.used * self._block,
             kept=self.cache.kept * self._block,
