@@ -234,7 +234,7 @@ STEPS = st.lists(
         prompt_tokens=st.integers(0, 10**6),
         running=st.integers(0, 1000),
         queued=st.lists(st.floats(0, 1000), max_size=3).map(tuple),
-        looked_up=st.integers(100, 200),
+        looked_up=st.integers(0, 200),
         found=st.integers(0, 100),
         put_back=st.integers(0, 5),
     ),

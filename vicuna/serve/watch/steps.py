@@ -40,11 +40,9 @@ class StepSeries:
         self._prompts.observe(step.prompt_tokens)
         for seconds in step.queued:
             self._queue.observe(seconds)
-        if step.looked_up:
-            self._looked_up.inc(step.looked_up)
-            self._found.inc(step.found)
-        if step.put_back:
-            self._put_back.inc(step.put_back)
+        self._looked_up.inc(step.looked_up)
+        self._found.inc(step.found)
+        self._put_back.inc(step.put_back)
 
 
 def cache(load: Mapping[str, float]) -> list[GaugeMetricFamily]:
