@@ -30,19 +30,15 @@ import transformers
 from engine_floor import Ids, Way, continuous, generate
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shapes import SHAPES
+
 from vicuna.serve.engines.continuous.batcher import Batcher
 from vicuna.serve.engines.continuous.seats import Seat
 from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.faults import Fault
 from vicuna.serve.protocol import Sampling
 
-SHAPES: dict[str, dict[str, int]] = {
-    # the layers of Llama 3.2 1B, with LLaMA's vocabulary
-    "1b": {"vocab_size": 32_000, "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192,
-           "num_attention_heads": 32, "num_key_value_heads": 8},
-    "tiny": {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128,
-             "num_attention_heads": 4, "num_key_value_heads": 2},
-}  # fmt: skip
 CONTEXT = 1024
 LENGTHS = (64, 512)
 AT_ONCE = (1, 16, 64)

@@ -8,6 +8,8 @@ from vicuna.errors import ConfigError
 from vicuna.serve.config import HostedConfig, TlsConfig
 from vicuna.serve.protocol import EmbedJob, Job, ServedModel
 
+STUCK = 60.0
+"""Seconds without a step after which an engine with work to do counts as hung."""
 SLOTS = 16
 """Most answers at once where nothing else says how many."""
 

@@ -40,11 +40,12 @@ def rows(logits: torch.Tensor, tokens: Sequence[int], wishes: Sequence[Wish]) ->
     made = []
     for place, (token, wish) in enumerate(zip(tokens, wishes, strict=True)):
         likeliest = list(zip(ids[place], values[place], strict=True))[: wish.alternatives]
-        top = [_row(wish.spelling, index, value) for index, value in likeliest]
-        made.append({**_row(wish.spelling, token, chosen[place]), "top_logprobs": top})
+        top = [row(wish.spelling, index, value) for index, value in likeliest]
+        made.append({**row(wish.spelling, token, chosen[place]), "top_logprobs": top})
     return made
 
 
-def _row(spelling: Spelling, token: int, logprob: float) -> dict[str, Any]:
+def row(spelling: Spelling, token: int, logprob: float) -> dict[str, Any]:
+    """OpenAI's row about one token, without what could have come in its place."""
     content = spelling[token]
     return {"token": content.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(content)}

@@ -48,13 +48,18 @@ class Prompting:
         Raises:
             Fault: 400; there are none, too many, or the template cannot write these messages.
         """
-        prompt = self._ids(job)
+        prompt = self.tokenized(job)
         if len(prompt) >= self.max_length:
             raise faults.context_exceeded(f"{len(prompt)} tokens", self.max_length, job.prompt_field)
         self.refuse_unknown(prompt, job.prompt_field)
         return prompt
 
-    def _ids(self, job: Job) -> list[int]:
+    def tokenized(self, job: Job) -> list[int]:
+        """The token ids of a job's prompt, whether the model knows them and has room for them or not.
+
+        Raises:
+            Fault: 400; there are none, far too many, or the template cannot write these messages.
+        """
         from vicuna.prompt import encode_prompt
 
         texts = [turn.content for turn in job.messages] if job.messages is not None else [job.prompt or ""]
@@ -71,10 +76,6 @@ class Prompting:
         if not ids:
             raise faults.invalid("the prompt is empty and this tokenizer has no token to begin with", param="prompt")
         return ids
-
-    def tokenized(self, job: Job) -> list[int]:
-        """The token ids of a job's prompt, however many."""
-        return self._ids(job)
 
     def text_ids(self, text: str | Sequence[int]) -> list[int]:
         """The token ids of a text to embed.

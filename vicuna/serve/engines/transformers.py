@@ -17,15 +17,13 @@ from typing import Any
 from vicuna.errors import InputError
 from vicuna.serve import faults
 from vicuna.serve.config import AdapterConfig, HostedConfig
-from vicuna.serve.engines import Embedded, Piece, Step
+from vicuna.serve.engines import STUCK, Embedded, Piece, Step
 from vicuna.serve.engines.prompting import Prompting
 from vicuna.serve.faults import Fault
 from vicuna.serve.names import names_of
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
 
 log = logging.getLogger(__name__)
-STUCK = 60.0
-"""Seconds after which one step of the model counts as hung."""
 PROBE = 64
 """Tokens of the cache that is made to learn how large a token's keys and values are."""
 POSSIBLE_KINDS = {"full_attention", "sliding_attention"}

@@ -19,12 +19,12 @@ from typing import Any
 
 from vicuna.serve import faults
 from vicuna.serve.config import AdapterConfig, HostedConfig
-from vicuna.serve.engines import SLOTS, Embedded, Piece, Step, likelihood, vllm_api
+from vicuna.serve.engines import SLOTS, STUCK, Embedded, Piece, Step, likelihood, vllm_api
 from vicuna.serve.engines.prompting import Prompting
 from vicuna.serve.engines.spelling import Spelling
 from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.engines.vllm_arguments import arguments
-from vicuna.serve.engines.vllm_steps import STUCK, Steps
+from vicuna.serve.engines.vllm_steps import Steps
 from vicuna.serve.names import names_of
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
 
@@ -206,9 +206,7 @@ class VllmEngine:
         return rows
 
     def _row(self, token: int, logprob: float) -> dict[str, Any]:
-        content = self._spelling[token]
-        said = max(logprob, likelihood.LOWEST)
-        return {"token": content.decode("utf-8", "replace"), "logprob": said, "bytes": list(content)}
+        return likelihood.row(self._spelling, token, max(logprob, likelihood.LOWEST))
 
     async def tokenize(self, job: Job) -> list[int]:
         """Token ids of the job's prompt."""

@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vicuna.serve.engines import Step
-
-STUCK = 60.0
-"""Seconds without a step after which an engine with work to do counts as hung."""
+from vicuna.serve.engines import STUCK, Step
 
 
 class Steps:

@@ -1,8 +1,9 @@
 """Continuous batching: answers join between two steps and leave when they end; nobody waits for the longest.
 
 A step is one forward pass over the next token of every answer under way and over pieces of the prompts of new ones, as
-many prompt tokens as do not hold the others up for long. Prompts share a step evenly, so a short one is not held up by
-a long one. What the cache holds already is not computed, nor what another prompt of the same step computes.
+many prompt tokens as do not hold the others up for long. Half of them are the first prompt's, the rest the shortest
+ones', so a short one is not held up by a long one and none waits for ever. What the cache holds already is not
+computed, nor what another prompt of the same step computes.
 
 Memory: an answer joins when its whole prompt finds room in the cache. When an answer that grows finds none, what is
 kept for later goes first; then the answer that joined last gives up its place and waits at the head of the line. What
@@ -129,7 +130,7 @@ class Batcher:
         """Free the places of answers that have ended or that nobody wants any more."""
         for seat, item in events:
             if isinstance(item, Fault):
-                self._wipe(seat)
+                self._unseat(seat, wipe=True)
             if isinstance(item, Fault) or item.finish:
                 seat.aborted = True
         gone = {seat for seat in self.running if seat.aborted}  # looked at once: others abort at any time
@@ -140,16 +141,13 @@ class Batcher:
         if not events and any(seat.aborted for seat in self.waiting):
             self.waiting = deque(seat for seat in self.waiting if not seat.aborted)
 
-    def _wipe(self, seat: Seat) -> None:
-        """Nobody may find what is not a number in the cache, not even hidden behind a mask."""
+    def _unseat(self, seat: Seat, *, wipe: bool = False) -> None:
+        """Take an answer's place in the cache. `wipe`: nobody may find there what it has left, not even hidden behind a
+        mask, where it is not a number."""
         if seat.chain is not None:
-            freed = self.cache.close(seat.chain, keep=False)
-            self.pools.wipe(freed, self._block)
-        seat.chain, seat.filled = None, 0
-
-    def _unseat(self, seat: Seat) -> None:
-        if seat.chain is not None:
-            self.cache.close(seat.chain)
+            freed = self.cache.close(seat.chain, keep=not wipe)
+            if wipe:
+                self.pools.wipe(freed, self._block)
         seat.chain, seat.filled = None, 0
 
     def _join(self, before: float) -> None:
