@@ -1,17 +1,45 @@
 """What an engine that knows token ids does around the model: a job's prompt as ids, the answer's ids as text."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from vicuna.config import ModelConfig
 from vicuna.conversation import Message
 from vicuna.errors import VicunaError
 from vicuna.serve import faults
+from vicuna.serve.engines import Piece
 from vicuna.serve.engines.detokenize import Detokenizing
 from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.protocol import Job
 
 WIDE = 64
 """Characters that a token may always be thought to have."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A job as an engine that knows token ids takes it up."""
+
+    prompt: list[int]
+    ids: list[int]
+    """The prompt, and what the answer has already."""
+    limit: int
+    """Most tokens of prompt and answer together."""
+    stop_ids: frozenset[int]
+    """Those that end the answer."""
+    biases: Mapping[int, float]
+    """What to add to the logits of single tokens."""
+    text: AnswerText
+    """Turns ids into text; it has those that there are already."""
+    waiting_text: str
+    """Text of these ids that the client does not have yet."""
+
+    @property
+    def end(self) -> Piece | None:
+        """The last piece of an answer that needs no more tokens; None where it does."""
+        if len(self.ids) < self.limit and not self.text.stopped:
+            return None
+        return Piece(self.waiting_text + self.text.flush(), [], "stop" if self.text.stopped else "length")
 
 
 class Prompting:
@@ -93,7 +121,31 @@ class Prompting:
         self.refuse_unknown(ids, "input")
         return ids
 
-    def text(self, job: Job, prompt: Sequence[int]) -> AnswerText:
+    def begin(self, job: Job, stop_ids: frozenset[int]) -> Beginning:
+        """Take a job up.
+
+        Args:
+            job: with what other workers have written of the answer.
+            stop_ids: the model's (`stop_ids`); the job may have more, or want none of these.
+
+        Raises:
+            Fault: 400; as for `ids`, or a bias is for a token that the model does not have.
+        """
+        prompt = self.ids(job)
+        biases = {int(token): float(bias) for token, bias in job.extras.get("logit_bias", {}).items()}
+        self.refuse_unknown(biases, "logit_bias")
+        text = self._text(job, prompt)
+        return Beginning(
+            prompt=prompt,
+            ids=[*prompt, *job.emitted],
+            limit=min(self.max_length, len(prompt) + (job.sampling.max_tokens or self.max_length)),
+            stop_ids=frozenset(job.sampling.stop_token_ids) | (frozenset() if job.sampling.ignore_eos else stop_ids),
+            biases=biases,
+            text=text,
+            waiting_text=text.push(job.emitted) if job.emitted else "",
+        )
+
+    def _text(self, job: Job, prompt: Sequence[int]) -> AnswerText:
         """What turns the ids of this job's answer into text; the ids so far are still to be pushed."""
         chat = job.messages is not None
         return AnswerText(

@@ -18,7 +18,7 @@ from vicuna.errors import InputError
 from vicuna.serve import faults
 from vicuna.serve.config import AdapterConfig, HostedConfig
 from vicuna.serve.engines import STUCK, Embedded, Piece, Step
-from vicuna.serve.engines.prompting import Prompting
+from vicuna.serve.engines.prompting import Beginning, Prompting
 from vicuna.serve.faults import Fault
 from vicuna.serve.names import names_of
 from vicuna.serve.protocol import EmbedJob, Job, Sampling, ServedModel
@@ -201,14 +201,14 @@ class TransformersEngine:
     # ------------------------------------------------------------------------------------- one answer
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The answer's pieces."""
-        seat, waiting_text = await self._loop.run_in_executor(self._tokenizing, self._prepare, job)
-        yield Piece(prompt_tokens=seat.prompt_tokens)
-        if len(seat.ids) >= seat.limit or seat.text.stopped:
-            yield Piece(waiting_text + seat.text.flush(), [], "stop" if seat.text.stopped else "length")
+        found = await self._loop.run_in_executor(self._tokenizing, self._prompting.begin, job, self._stop_ids)
+        yield Piece(prompt_tokens=len(found.prompt))
+        if end := found.end:
+            yield end
             return
-        if waiting_text:
-            yield Piece(waiting_text)
-        async with contextlib.aclosing(self._computed(seat)) as pieces:
+        if found.waiting_text:
+            yield Piece(found.waiting_text)
+        async with contextlib.aclosing(self._computed(self._seat(job, found))) as pieces:
             async for piece in pieces:
                 yield piece
                 if piece.finish:
@@ -230,25 +230,23 @@ class TransformersEngine:
             work.aborted = True  # the thread frees what it holds before its next step
             del self._outlets[work]
 
-    def _prepare(self, job: Job) -> tuple[Any, str]:
-        """The job as tokens, and text of an answer's first part that its first worker had held back."""
+    def _seat(self, job: Job, found: Beginning) -> Any:
+        """The answer's place in the batch."""
         from vicuna.serve.engines.continuous.seats import Seat
         from vicuna.serve.engines.likelihood import Wish
 
-        prompt = self._prompting.ids(job)
-        biases = {int(token): float(bias) for token, bias in job.extras.get("logit_bias", {}).items()}
-        self._prompting.refuse_unknown(biases, "logit_bias")
         wish = None if job.logprobs is None else Wish(job.logprobs, self._spelling)
-        sampling = job.sampling
-        longest = self._prompting.max_length
-        limit = min(longest, len(prompt) + (sampling.max_tokens or longest))
-        stop_ids = frozenset(sampling.stop_token_ids)
-        if not sampling.ignore_eos:
-            stop_ids |= self._stop_ids
-        text = self._prompting.text(job, prompt)
-        adapter = self._adapter_of[job.model]
-        seat = Seat(prompt, job.emitted, sampling, limit, stop_ids, text, wish, biases, adapter)
-        return seat, text.push(job.emitted) if job.emitted else ""
+        return Seat(
+            prompt=found.prompt,
+            emitted=job.emitted,
+            sampling=job.sampling,
+            limit=found.limit,
+            stop_ids=found.stop_ids,
+            text=found.text,
+            wish=wish,
+            biases=found.biases,
+            adapter=self._adapter_of[job.model],
+        )
 
     async def tokenize(self, job: Job) -> list[int]:
         """Token ids of the job's prompt."""

@@ -20,9 +20,8 @@ from typing import Any
 from vicuna.serve import faults
 from vicuna.serve.config import AdapterConfig, HostedConfig
 from vicuna.serve.engines import SLOTS, STUCK, Embedded, Piece, Step, likelihood, vllm_api
-from vicuna.serve.engines.prompting import Prompting
+from vicuna.serve.engines.prompting import Beginning, Prompting
 from vicuna.serve.engines.spelling import Spelling
-from vicuna.serve.engines.text import AnswerText
 from vicuna.serve.engines.vllm_arguments import arguments
 from vicuna.serve.engines.vllm_steps import Steps
 from vicuna.serve.names import names_of
@@ -37,32 +36,26 @@ FEATURES = frozenset({"chat", "completions", "token_prompts", "logprobs", "logit
 class _Answer:
     """One answer under way."""
 
-    ids: list[int]
-    """The prompt, and what the answer has already."""
-    prompt_tokens: int
-    left: int
-    """Tokens that may still come."""
+    found: Beginning
     stop_ids: frozenset[int]
+    """Of those that end it, the ones that the model has: vLLM refuses others."""
     settings: Any
     """vLLM's."""
-    text: AnswerText
-    waiting_text: str
-    """Text of the ids that there are already which the client does not have yet."""
 
     def take(self, ids: Sequence[int], rows: list[dict[str, Any]] | None, ended: bool) -> Piece:
         """The piece that new ids make; nothing behind a stop string counts."""
         text = ""
         for count, token in enumerate(ids, 1):
             if token in self.stop_ids:
-                shown = text + self.text.flush()
+                shown = text + self.found.text.flush()
                 return Piece(shown, list(ids[:count]), "stop", logprobs=rows[: count - 1] if rows else None)
-            text += self.text.push([token])
-            if self.text.stopped:
+            text += self.found.text.push([token])
+            if self.found.text.stopped:
                 return Piece(text, list(ids[:count]), "stop", logprobs=rows[:count] if rows else None)
         if not ended:
             return Piece(text, list(ids), logprobs=rows)
-        text += self.text.flush()
-        return Piece(text, list(ids), "stop" if self.text.stopped else "length", logprobs=rows)
+        text += self.found.text.flush()
+        return Piece(text, list(ids), "stop" if self.found.text.stopped else "length", logprobs=rows)
 
 
 class VllmEngine:
@@ -154,15 +147,14 @@ class VllmEngine:
     async def generate(self, job: Job) -> AsyncGenerator[Piece, None]:
         """The answer's pieces."""
         answer = await self._loop.run_in_executor(self._tokenizing, self._begin, job)
-        yield Piece(prompt_tokens=answer.prompt_tokens)
-        if answer.left < 1 or answer.text.stopped:
-            rest = answer.waiting_text + answer.text.flush()
-            yield Piece(rest, [], "stop" if answer.text.stopped else "length")
+        yield Piece(prompt_tokens=len(answer.found.prompt))
+        if end := answer.found.end:
+            yield end
             return
-        if answer.waiting_text:
-            yield Piece(answer.waiting_text)
+        if answer.found.waiting_text:
+            yield Piece(answer.found.waiting_text)
         adapter = self._adapters.get(job.model)
-        outputs = vllm_api.outputs(self._engine, job.id, answer.ids, answer.settings, adapter)
+        outputs = vllm_api.outputs(self._engine, job.id, answer.found.ids, answer.settings, adapter)
         async with contextlib.aclosing(outputs):
             with self._steps.answering():
                 async for output in outputs:
@@ -178,23 +170,10 @@ class VllmEngine:
         Raises:
             Fault: 400; the prompt is too long, or vLLM does not take a setting.
         """
-        prompt = self._prompting.ids(job)
-        biases = {int(token): float(bias) for token, bias in job.extras.get("logit_bias", {}).items()}
-        self._prompting.refuse_unknown(biases, "logit_bias")
-        ends = {*job.sampling.stop_token_ids, *(() if job.sampling.ignore_eos else self._stop_ids)}
-        stop_ids = frozenset(token for token in ends if token < self._vocabulary)  # vLLM refuses others
-        text = self._prompting.text(job, prompt)
-        ids = [*prompt, *job.emitted]
-        left = min(self._max_length, len(prompt) + (job.sampling.max_tokens or self._max_length)) - len(ids)
-        return _Answer(
-            ids=ids,
-            prompt_tokens=len(prompt),
-            left=left,
-            stop_ids=stop_ids,
-            settings=vllm_api.settings(job.sampling, max(1, left), stop_ids, biases, job.logprobs),
-            text=text,
-            waiting_text=text.push(job.emitted) if job.emitted else "",
-        )
+        found = self._prompting.begin(job, self._stop_ids)
+        stop_ids = frozenset(token for token in found.stop_ids if token < self._vocabulary)
+        left = max(1, found.limit - len(found.ids))
+        return _Answer(found, stop_ids, vllm_api.settings(job.sampling, left, stop_ids, found.biases, job.logprobs))
 
     def _rows(self, output: Any, alternatives: int) -> list[dict[str, Any]]:
         """OpenAI's rows about new tokens. vLLM's numbers are those of our module `likelihood`: the model's own."""
